@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+pragma solidity ^0.8.28;
+
+import {
+    CallbackStatus,
+    Delivery,
+    Fulfillment,
+    ModelId,
+    Params,
+    Request,
+    RequestId,
+    RequestStatus
+} from "../Types.sol";
+import {IModelRegistry} from "./IModelRegistry.sol";
+import {IOperatorRegistry} from "./IOperatorRegistry.sol";
+
+/// @title A contract asks a neural network, and acts on the answer
+/// @notice
+/// 1. `request` escrows the operator's fee and the callback's gas, draws an operator and emits everything a relayer needs.
+/// 2. `fulfill` takes an output with a registered key's EIP-712 signature and locks a slice of that operator's stake. The operator drawn is alone
+///    until `exclusiveUntil`; then anybody may answer, until `deadline`.
+/// 3. For `challengeWindow` seconds the dispute game may stop the result.
+/// 4. `finalize` frees the stake and pays. Nobody's permission is needed for any step.
+/// 5. After `deadline` without an answer, `cancel` gives everything back.
+/// The consumer is called at step 2 or at step 4, as the requester chose.
+interface IInferenceOracle {
+    /// @notice What a requester says.
+    struct RequestArgs {
+        ModelId modelId;
+        bytes input;
+        Params params;
+        Delivery delivery;
+        uint32 callbackGasLimit; // 0: no callback
+        uint64 callbackGasPrice; // wei per gas, at most, paid for the callback
+        uint96 maxFee; // wei, at most, for the operator
+        uint32 timeout; // seconds until the request can be cancelled
+    }
+
+    /// @notice One posted result in a batch.
+    struct Answer {
+        Request request;
+        bytes output;
+        bytes signature;
+    }
+
+    /// @notice One result to finalize. `output` is needed only where it is yet to be delivered to the consumer; empty otherwise.
+    struct Settlement {
+        Request request;
+        Fulfillment fulfillment;
+        bytes output;
+    }
+
+    /// @notice A request was made, or (`attempt` > 0) opened again. With `input`, all that is needed to answer it.
+    event Requested(RequestId indexed id, ModelId indexed modelId, address indexed operator, Request request, bytes input);
+
+    /// @notice A result was posted. It becomes final at `fulfillment.fulfilledAt + challengeWindow` if nobody disputes it.
+    event Fulfilled(RequestId indexed id, address indexed operator, Fulfillment fulfillment, bytes output);
+
+    /// @notice The consumer was called. `returnData` is what it reverted with, at most 128 bytes; empty on success.
+    event CallbackExecuted(RequestId indexed id, CallbackStatus status, uint256 gasUsed, bytes returnData);
+
+    /// @notice A result became final: `paid` wei to `operator`, `refunded` wei of the callback allowance back to the requester's credit.
+    event Finalized(RequestId indexed id, address indexed operator, bytes32 outputHash, uint256 paid, uint256 refunded);
+
+    /// @notice Nobody answered in time; `refunded` wei are the requester's credit.
+    event Cancelled(RequestId indexed id, uint256 refunded);
+
+    /// @notice An item of a batch was left out because its request was not in the state the batch needs (somebody was faster, or it is too early).
+    event Skipped(RequestId indexed id, RequestStatus status);
+
+    /// @notice The dispute game holds the result.
+    event DisputeOpened(RequestId indexed id, address indexed operator);
+
+    /// @notice The result was upheld and goes on as it was.
+    event ResultUpheld(RequestId indexed id, address indexed operator);
+
+    /// @notice The result was proven wrong: `slashed` wei of the operator's stake went to the dispute game; the request is open again.
+    event ResultRejected(RequestId indexed id, address indexed operator, uint256 slashed);
+
+    event CreditDeposited(address indexed account, address indexed by, uint256 amount);
+    event CreditWithdrawn(address indexed account, address indexed to, uint256 amount);
+
+    error WrongStatus(RequestId id, RequestStatus actual);
+    error RequestMismatch(RequestId id);
+    error InputSize(uint256 size, uint256 min, uint256 max);
+    error OutputSize(uint256 size, uint256 max);
+    error TooManyTokens(uint256 asked, uint256 max);
+    error InvalidTimeout(uint256 timeout, uint256 min, uint256 max);
+    error InsufficientPayment(uint256 available, uint256 required);
+    error DeadlinePassed(RequestId id, uint256 deadline);
+    error DeadlineNotPassed(RequestId id, uint256 deadline);
+    error ExclusiveToOperator(RequestId id, address operator, uint256 until);
+    error InvalidSignature();
+    error UnknownSigner(address signer);
+    error InsufficientStake(address operator, uint256 available, uint256 required);
+    error WindowOpen(RequestId id, uint256 until);
+    error OutputMismatch(RequestId id);
+    error NothingToDeliver(RequestId id);
+    error NotEnoughGas(uint256 available, uint256 required);
+    error NotDisputeGame(address caller);
+    error InsufficientCredit(uint256 available, uint256 required);
+    error Reentered();
+    error TransferFailed(address to, uint256 amount);
+
+    // ---------------------------------------------------------------- asking
+
+    /// @notice Asks. Pays from `msg.value` and, for what is missing, from the caller's credit; what is too much becomes credit.
+    /// @return id Number of the request; the caller is its requester and is called back.
+    function request(RequestArgs calldata args) external payable returns (RequestId id);
+
+    /// @notice What a request costs now at the cheapest operator: its price and the callback's gas.
+    function quote(ModelId modelId, uint32 callbackGasLimit, uint64 callbackGasPrice)
+        external
+        view
+        returns (uint96 price, uint256 total);
+
+    /// @notice Gives everything back to the requester's credit, after the deadline of an unanswered request. Anybody may.
+    function cancel(Request calldata request_) external;
+
+    // ---------------------------------------------------------------- answering
+
+    /// @notice Posts a result. Anybody may carry it; the signature says whose it is.
+    function fulfill(Answer calldata answer) external;
+
+    /// @notice Posts many. An item whose request is no longer open is skipped with an event; any other fault reverts the whole batch.
+    function fulfillBatch(Answer[] calldata answers) external;
+
+    /// @notice Settles a result whose window has passed.
+    function finalize(Settlement calldata settlement) external;
+
+    /// @notice Settles many. An item that is not ready or already settled is skipped with an event; any other fault reverts the whole batch.
+    function finalizeBatch(Settlement[] calldata settlements) external;
+
+    /// @notice Calls the consumer again whose callback failed, at the caller's expense and with at least the gas that was paid for.
+    function retryCallback(Request calldata request_, Fulfillment calldata fulfillment, bytes calldata output) external;
+
+    // ---------------------------------------------------------------- disputes (only the dispute game)
+
+    /// @notice Stops a result inside its window.
+    function openDispute(Request calldata request_, Fulfillment calldata fulfillment) external;
+
+    /// @notice Lets it go on. It is final no earlier than its window ends.
+    function upholdResult(Request calldata request_, Fulfillment calldata fulfillment) external;
+
+    /// @notice Rejects it: slashes the slice of stake to the caller, opens the request again and tells a consumer that was given the result.
+    /// @return slashed Wei sent to the caller.
+    function rejectResult(Request calldata request_, Fulfillment calldata fulfillment, bytes calldata input)
+        external
+        returns (uint256 slashed);
+
+    // ---------------------------------------------------------------- money
+
+    /// @notice Prepays for `account`. Anybody may.
+    function depositCredit(address account) external payable;
+
+    /// @notice Sends `amount` of the caller's credit (fees earned, refunds, prepaid) to `to`.
+    function withdrawCredit(address to, uint256 amount) external;
+
+    // ---------------------------------------------------------------- views
+
+    function statusOf(RequestId id) external view returns (RequestStatus status, CallbackStatus callback);
+
+    /// @notice Whether `fulfillment` of `request_` is what the oracle holds, and final.
+    function isFinal(Request calldata request_, Fulfillment calldata fulfillment) external view returns (bool);
+
+    function requestHash(Request calldata request_) external pure returns (bytes32);
+
+    /// @notice The EIP-712 digest that an operator's key signs.
+    function fulfillmentDigest(Request calldata request_, bytes32 outputHash, uint32 outputSize)
+        external
+        view
+        returns (bytes32);
+
+    function domainSeparator() external view returns (bytes32);
+    function requestCount() external view returns (uint64);
+    function creditOf(address account) external view returns (uint256);
+    function openResultsOf(address operator) external view returns (uint256);
+
+    /// @notice Wei of an operator's stake that its unfinished results hold.
+    function lockedStakeOf(address operator) external view returns (uint256);
+
+    function models() external view returns (IModelRegistry);
+    function operators() external view returns (IOperatorRegistry);
+    function disputeGame() external view returns (address);
+    function challengeWindow() external view returns (uint64);
+    function exclusivePeriod() external view returns (uint64);
+    function stakePerResult() external view returns (uint256);
+}
