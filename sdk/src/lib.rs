@@ -1,1 +1,19 @@
-//! Candor for Rust.
+//! Candor for Rust: ask a neural network from a contract's point of view, check what was answered, and build on the arithmetic that makes an
+//! answer a fact.
+//!
+//! - [`bindings`]: the ABI, from the Solidity interfaces.
+//! - [`ids`]: typed request and model ids.
+//! - [`commitment`]: request hashes, EIP-712 digests, signed results and their verification offline.
+//! - `client` (feature `client`): a typed client over any alloy provider; `deploy` puts the whole system on a chain.
+//!
+//! The reference arithmetic, the graph and its interpreter live here too, without network, SIMD or tensors, so that whoever re-runs a model to
+//! check an answer needs nothing but this crate.
+
+pub mod bindings;
+pub mod commitment;
+pub mod ids;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "client")]
+pub mod deploy;

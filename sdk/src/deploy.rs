@@ -1,0 +1,1 @@
+//! Puts the whole system on a chain.
