@@ -1,0 +1,9 @@
+//! The chain side: reading events in ranges of blocks, and owning the account's transactions.
+
+mod rpc;
+mod sender;
+mod watcher;
+
+pub use rpc::{Head, Rpc, RpcClient};
+pub use sender::{GasLimits, SendError, Sender, Sent};
+pub use watcher::{WatchSettings, Watcher};

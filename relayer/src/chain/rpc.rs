@@ -1,0 +1,173 @@
+//! RPC endpoints: one in use, the others in reserve.
+
+use alloy::{
+    eips::BlockNumberOrTag,
+    network::Ethereum,
+    primitives::{Address, B256},
+    providers::{Provider, ProviderBuilder, RootProvider},
+    rpc::client::ClientBuilder,
+    transports::http::Http,
+};
+use candor_sdk::client::{Client, ClientError};
+use reqwest::Url;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+use tracing::warn;
+
+/// The client that the relayer uses: no fillers, no wallet. Nonces, fees and signatures are the sender's business.
+pub type RpcClient = Client<RootProvider<Ethereum>>;
+
+/// Longest time to wait for an answer before the endpoint counts as down.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The newest block that an endpoint knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Its number.
+    pub number: u64,
+    /// Its hash.
+    pub hash: B256,
+    /// Its unix second: the clock that deadlines and windows go by.
+    pub timestamp: u64,
+    /// Wei per gas that the next block will burn, at most an eighth more than this one did.
+    pub base_fee: u128,
+}
+
+/// One deployment through several endpoints.
+#[derive(Debug)]
+pub struct Rpc {
+    clients: Vec<(String, RpcClient)>,
+    current: AtomicUsize,
+}
+
+/// Why no endpoint can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The endpoint is of another chain.
+    #[error("{endpoint} is on chain {actual}, the configuration says chain {expected}: check [chain] rpc_urls and chain_id")]
+    WrongChain {
+        /// The endpoint, without credentials.
+        endpoint: String,
+        /// Configured.
+        expected: u64,
+        /// What it says.
+        actual: u64,
+    },
+    /// The endpoint can't be reached, or the contracts are not there.
+    #[error("{endpoint}: {error}")]
+    Client {
+        /// The endpoint, without credentials.
+        endpoint: String,
+        /// What went wrong.
+        #[source]
+        error: ClientError,
+    },
+    /// Nothing to connect to.
+    #[error("no RPC endpoint is configured: set [chain] rpc_urls")]
+    None,
+}
+
+impl ConnectError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Client { error, .. } if error.is_retryable())
+    }
+}
+
+impl Rpc {
+    /// Connects to the endpoints, in order of preference. Endpoints that can't be reached now are left out as long as one can; one that answers for
+    /// another chain, or has no contracts where they should be, is refused.
+    pub async fn connect(urls: &[Url], chain_id: u64, oracle: Address) -> Result<Self, ConnectError> {
+        let mut clients = Vec::new();
+        let mut unreachable = None;
+        for url in urls {
+            let endpoint = without_credentials(url);
+            match connect_one(url, oracle).await {
+                Ok(client) if client.chain_id != chain_id => {
+                    return Err(ConnectError::WrongChain { endpoint, expected: chain_id, actual: client.chain_id });
+                }
+                Ok(client) => clients.push((endpoint, client)),
+                Err(error) if error.is_retryable() => {
+                    warn!(%endpoint, %error, "endpoint left out");
+                    unreachable = Some(ConnectError::Client { endpoint, error });
+                }
+                Err(error) => return Err(ConnectError::Client { endpoint, error }),
+            }
+        }
+        match (clients.is_empty(), unreachable) {
+            (false, _) => Ok(Self { clients, current: AtomicUsize::new(0) }),
+            (true, Some(error)) => Err(error),
+            (true, None) => Err(ConnectError::None),
+        }
+    }
+
+    /// The client in use.
+    pub fn client(&self) -> &RpcClient {
+        &self.clients[self.current.load(Ordering::Relaxed) % self.clients.len()].1
+    }
+
+    /// Takes the next endpoint, after an error of the one in use.
+    pub fn fail_over(&self) {
+        if self.clients.len() > 1 {
+            let next = (self.current.fetch_add(1, Ordering::Relaxed) + 1) % self.clients.len();
+            warn!(endpoint = %self.clients[next].0, "using the next endpoint");
+        }
+    }
+
+    /// The newest block.
+    pub async fn head(&self) -> Result<Head, ClientError> {
+        self.block(BlockNumberOrTag::Latest).await?.ok_or_else(|| {
+            ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str("the endpoint does not know its own newest block"))
+        })
+    }
+
+    /// A block by number; none if the endpoint does not have it (yet, or any more).
+    pub async fn block_at(&self, number: u64) -> Result<Option<Head>, ClientError> {
+        self.block(BlockNumberOrTag::Number(number)).await
+    }
+
+    async fn block(&self, number: BlockNumberOrTag) -> Result<Option<Head>, ClientError> {
+        let block = self.client().provider().get_block_by_number(number).await?;
+        Ok(block.map(|block| Head {
+            number: block.header.number,
+            hash: block.header.hash,
+            timestamp: block.header.timestamp,
+            base_fee: block.header.base_fee_per_gas.unwrap_or_default().into(),
+        }))
+    }
+}
+
+async fn connect_one(url: &Url, oracle: Address) -> Result<RpcClient, ClientError> {
+    let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build().map_err(|error| {
+        ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str(&format!("the HTTP client can't be built: {error}")))
+    })?;
+    let transport = Http::with_client(http, url.clone());
+    let provider = ProviderBuilder::new()
+        .disable_recommended_fillers()
+        .connect_client(ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(500)));
+    Client::connect(provider, oracle).await
+}
+
+/// An endpoint for logs: keys are often in the path, query or user part.
+pub(crate) fn without_credentials(url: &Url) -> String {
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{}://{host}:{port}", url.scheme()),
+        (Some(host), None) => format!("{}://{host}", url.scheme()),
+        _ => url.scheme().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_urls_do_not_reach_logs() {
+        for url in ["https://user:secret@rpc.example/v2/secret?key=secret", "https://rpc.example/secret", "http://127.0.0.1:8545/secret"] {
+            let shown = without_credentials(&url.parse().unwrap());
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+}

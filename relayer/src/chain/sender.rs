@@ -1,0 +1,300 @@
+//! Owns the account: nobody else signs transactions with its key.
+//!
+//! One transaction at a time is in flight, with as many results in it as fit. It is stored signed before it is sent, and tracked until the chain says
+//! that its nonce is used. After a restart the same bytes are sent again, so nothing is ever sent twice under two nonces. What a transaction *did* is
+//! never concluded from an RPC's word: the watcher reads it from the events.
+
+use super::{Rpc, RpcClient};
+use crate::{
+    crash,
+    store::{Purpose, SentTransaction, Store, StoreError, TransactionState},
+};
+use alloy::{
+    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
+    eips::eip2718::Encodable2718,
+    network::TxSignerSync,
+    primitives::{Address, B256, TxKind, U256},
+    providers::Provider,
+    signers::local::PrivateKeySigner,
+};
+use candor_sdk::client::{Call, ClientError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// Limits on what transactions may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct GasLimits {
+    /// Wei per gas, at most.
+    pub max_fee_per_gas: u128,
+    /// Wei for all gas in 24 hours, at most.
+    pub max_daily_spend: U256,
+    /// Time after which a transaction that is not mined is replaced by one that pays more.
+    pub bump_after: Duration,
+}
+
+/// A transaction that is in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Its hash.
+    pub hash: B256,
+    /// Its block.
+    pub block: u64,
+    /// Gas it used.
+    pub gas_used: u64,
+    /// Whether it succeeded.
+    pub succeeded: bool,
+}
+
+/// Why a call was not sent, or its outcome is open.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The contract or the endpoint refused; nothing was sent.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Gas is dearer than the limit; nothing was sent.
+    #[error("gas costs {base_fee} wei now and the limit is {limit} wei ([gas] max_fee_per_gas)")]
+    TooDear {
+        /// Base fee now.
+        base_fee: u128,
+        /// The limit.
+        limit: u128,
+    },
+    /// The day's allowance is used up; nothing was sent.
+    #[error("{spent} wei were spent on gas in the last 24 hours and this would go over the limit of {limit} wei ([gas] max_daily_spend)")]
+    OverBudget {
+        /// Spent.
+        spent: U256,
+        /// The limit.
+        limit: U256,
+    },
+    /// The account can't pay; nothing was sent.
+    #[error("the account {account} holds {balance} wei and the transaction may cost {needed} wei: send it some")]
+    Poor {
+        /// The account.
+        account: Address,
+        /// What it holds.
+        balance: U256,
+        /// What is needed.
+        needed: U256,
+    },
+    /// The nonce was used by a transaction that this relayer did not send.
+    #[error("nonce {0} was used by a transaction that is not this relayer's: another program uses the key")]
+    NonceTaken(u64),
+    /// The key can't sign.
+    #[error("signing failed: {0}")]
+    Signer(#[from] alloy::signers::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl SendError {
+    /// Whether the same call may go through later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Client(error) => error.is_retryable(),
+            Self::TooDear { .. } | Self::OverBudget { .. } | Self::Poor { .. } | Self::NonceTaken(_) => true,
+            Self::Signer(_) | Self::Store(_) => false,
+        }
+    }
+}
+
+/// The account and its transactions.
+#[derive(Debug)]
+pub struct Sender {
+    store: Store,
+    account: PrivateKeySigner,
+    limits: GasLimits,
+    poll_interval: Duration,
+}
+
+/// One EIP-1559 tip for everybody: relayers do not race for positions in a block.
+const TIP: u128 = 1_000_000_000;
+
+/// Part of the estimated gas that is added: the state may differ a little when the transaction runs.
+const GAS_MARGIN: u64 = 5;
+
+impl Sender {
+    /// Takes over an account.
+    pub fn new(store: Store, account: PrivateKeySigner, limits: GasLimits, poll_interval: Duration) -> Self {
+        Self { store, account, limits, poll_interval }
+    }
+
+    /// The account.
+    pub fn address(&self) -> Address {
+        self.account.address()
+    }
+
+    /// Brings transactions of an earlier run to their end. Call before the first `send`.
+    pub async fn recover(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
+        let mut ended = Vec::new();
+        while let Some(sent) = self.store.unresolved().await?.into_iter().next() {
+            info!(purpose = %sent.purpose, nonce = sent.nonce, tx = %sent.hash, "taking up a transaction of an earlier run");
+            match self.track(rpc, sent.nonce).await {
+                Ok(sent) => ended.push(sent),
+                Err(SendError::NonceTaken(nonce)) => warn!(nonce, "the nonce was used by another transaction"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Simulates, stores, sends and follows a call until it is in a block.
+    pub async fn send(&self, rpc: &Rpc, purpose: Purpose, call: Call, requests: &[(u64, u32)]) -> Result<Sent, SendError> {
+        let client = rpc.client();
+        let gas = client.simulate(self.address(), call.clone()).await?;
+        let gas_limit = gas + gas / GAS_MARGIN;
+        let head = rpc.head().await?;
+        let fee = self.fee(head.base_fee)?;
+        self.check_funds(client, U256::from(gas_limit) * U256::from(fee) + call.value).await?;
+        let nonce = client.provider().get_transaction_count(self.address()).await.map_err(ClientError::from)?;
+        let sent = self.sign(client.chain_id, nonce, purpose, &call, gas_limit, fee)?;
+        self.store.sending(&sent, requests).await?;
+        crash::point(&format!("{purpose}-stored"));
+        self.broadcast(client, &sent).await;
+        crash::point(&format!("{purpose}-sent"));
+        self.track(rpc, nonce).await
+    }
+
+    /// Wei per gas to offer: room for the base fee to double, within the limit.
+    fn fee(&self, base_fee: u128) -> Result<u128, SendError> {
+        let limit = self.limits.max_fee_per_gas;
+        if base_fee + 1 > limit {
+            return Err(SendError::TooDear { base_fee, limit });
+        }
+        Ok((2 * base_fee + TIP).min(limit))
+    }
+
+    // INVARIANT: money is checked before anything is signed.
+    async fn check_funds(&self, client: &RpcClient, needed: U256) -> Result<(), SendError> {
+        let balance = client.provider().get_balance(self.address()).await.map_err(ClientError::from)?;
+        if balance < needed {
+            return Err(SendError::Poor { account: self.address(), balance, needed });
+        }
+        let day_ago = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+            .saturating_sub(24 * 60 * 60 * 1000);
+        let spent = self.store.spent_since(day_ago).await?;
+        if spent + needed > self.limits.max_daily_spend {
+            return Err(SendError::OverBudget { spent, limit: self.limits.max_daily_spend });
+        }
+        Ok(())
+    }
+
+    fn sign(&self, chain_id: u64, nonce: u64, purpose: Purpose, call: &Call, gas_limit: u64, fee: u128) -> Result<SentTransaction, SendError> {
+        let mut transaction = TxEip1559 {
+            chain_id,
+            nonce,
+            gas_limit,
+            max_fee_per_gas: fee,
+            max_priority_fee_per_gas: TIP.min(fee),
+            to: TxKind::Call(call.to),
+            value: call.value,
+            input: call.data.clone(),
+            ..Default::default()
+        };
+        let signature = self.account.sign_transaction_sync(&mut transaction)?;
+        let envelope: TxEnvelope = transaction.into_signed(signature).into();
+        Ok(SentTransaction {
+            hash: *envelope.tx_hash(),
+            nonce,
+            purpose,
+            raw: envelope.encoded_2718().into(),
+            max_fee: fee,
+            gas_limit,
+        })
+    }
+
+    /// Sends stored bytes. Whatever the endpoint answers, the chain decides: an error here may hide a transaction that arrived.
+    async fn broadcast(&self, client: &RpcClient, sent: &SentTransaction) {
+        if let Err(error) = client.provider().send_raw_transaction(&sent.raw).await {
+            warn!(tx = %sent.hash, nonce = sent.nonce, %error, "the endpoint did not take the transaction; watching whether it arrived");
+        }
+    }
+
+    /// Follows all transactions of a nonce until one of them is in a block, sending them again and replacing them by dearer ones as time passes.
+    async fn track(&self, rpc: &Rpc, nonce: u64) -> Result<Sent, SendError> {
+        let mut since = Instant::now();
+        let mut resend = Instant::now();
+        let mut used_since = None;
+        loop {
+            let all: Vec<_> = self.store.unresolved().await?.into_iter().filter(|sent| sent.nonce == nonce).collect();
+            match self.outcome(rpc, &all, nonce).await {
+                Ok(Outcome::Mined(sent)) => return Ok(sent),
+                // The nonce is used, but by none of ours as far as this endpoint knows. It may not have indexed the receipt yet: give it time.
+                Ok(Outcome::NonceUsed) => {
+                    let first = *used_since.get_or_insert_with(Instant::now);
+                    if first.elapsed() > Duration::from_secs(15) {
+                        self.store.resolved(nonce, None).await?;
+                        return Err(SendError::NonceTaken(nonce));
+                    }
+                }
+                Ok(Outcome::Open) => {
+                    used_since = None;
+                    if let Some(last) = all.last() {
+                        if since.elapsed() > self.limits.bump_after && self.bump(rpc, last).await? {
+                            since = Instant::now();
+                        } else if resend.elapsed() > self.poll_interval * 5 {
+                            self.broadcast(rpc.client(), last).await;
+                            resend = Instant::now();
+                        }
+                    }
+                }
+                Err(error) if error.is_retryable() => {
+                    warn!(%error, nonce, "can't see the transaction's outcome; trying again");
+                    rpc.fail_over();
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(self.poll_interval).await;
+        }
+    }
+
+    async fn outcome(&self, rpc: &Rpc, all: &[SentTransaction], nonce: u64) -> Result<Outcome, SendError> {
+        let provider = rpc.client().provider();
+        for sent in all {
+            let Some(receipt) = provider.get_transaction_receipt(sent.hash).await.map_err(ClientError::from)? else { continue };
+            let Some(block) = receipt.block_number else { continue };
+            let state = if receipt.status() { TransactionState::Mined } else { TransactionState::Failed };
+            let cost = U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price);
+            crash::point(&format!("{}-mined", sent.purpose));
+            self.store.resolved(nonce, Some((sent.hash, state, block, receipt.gas_used, cost))).await?;
+            return Ok(Outcome::Mined(Sent { hash: sent.hash, block, gas_used: receipt.gas_used, succeeded: receipt.status() }));
+        }
+        let used = provider.get_transaction_count(self.address()).await.map_err(ClientError::from)?;
+        Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open })
+    }
+
+    /// Replaces a transaction by one that pays an eighth more (nodes want at least a tenth), stored before it is sent. False at the limit.
+    async fn bump(&self, rpc: &Rpc, last: &SentTransaction) -> Result<bool, SendError> {
+        let fee = last.max_fee + last.max_fee / 8 + 1;
+        if fee > self.limits.max_fee_per_gas {
+            warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)");
+            return Ok(false);
+        }
+        let old = <TxEnvelope as alloy::eips::eip2718::Decodable2718>::decode_2718_exact(&last.raw)
+            .ok()
+            .and_then(|envelope| envelope.as_eip1559().map(|signed| signed.tx().clone()))
+            .ok_or_else(|| StoreError::Damaged(format!("transaction {}", last.hash)))?;
+        let mut transaction = TxEip1559 {
+            max_fee_per_gas: fee,
+            max_priority_fee_per_gas: (old.max_priority_fee_per_gas + old.max_priority_fee_per_gas / 8 + 1).min(fee),
+            ..old
+        };
+        let signature = self.account.sign_transaction_sync(&mut transaction)?;
+        let envelope: TxEnvelope = transaction.into_signed(signature).into();
+        let sent = SentTransaction { hash: *envelope.tx_hash(), raw: envelope.encoded_2718().into(), max_fee: fee, ..last.clone() };
+        self.store.sending(&sent, &[]).await?;
+        warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
+        self.broadcast(rpc.client(), &sent).await;
+        Ok(true)
+    }
+}
+
+enum Outcome {
+    Mined(Sent),
+    NonceUsed,
+    Open,
+}

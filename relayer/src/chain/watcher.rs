@@ -1,0 +1,141 @@
+//! Reads the oracle's events in ranges of blocks, into the store.
+//!
+//! No subscription is trusted: a range is asked for, with an overlap over what was already read, and stored together with the cursor. A hash that
+//! changed under the cursor is a reorganisation: the store forgets the blocks that are gone and the range is read again.
+
+use super::{Head, Rpc};
+use crate::store::{BlockRange, REMEMBERED_BLOCKS, Store, StoreError};
+use alloy::primitives::Address;
+use candor_sdk::client::{ClientError, OracleLog};
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// How blocks are read.
+#[derive(Debug, Clone, Copy)]
+pub struct WatchSettings {
+    /// Blocks on top of a block before its events count; 0: at once.
+    pub confirmations: u64,
+    /// Time between two looks at the chain.
+    pub poll_interval: Duration,
+    /// Blocks asked for at once, at most.
+    pub max_block_range: u64,
+    /// Blocks read again each time, for endpoints whose newest blocks show their logs late.
+    pub overlap: u64,
+}
+
+/// What one look at the chain brought.
+#[derive(Debug)]
+pub struct Look {
+    /// The newest block.
+    pub head: Head,
+    /// Events read, those of the overlap too.
+    pub logs: Vec<OracleLog>,
+    /// Whether everything confirmed has been read.
+    pub caught_up: bool,
+}
+
+/// Why a look failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The endpoint.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl WatchError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Client(error) if error.is_retryable())
+    }
+}
+
+/// Moves events from the chain to the store.
+#[derive(Debug)]
+pub struct Watcher {
+    store: Store,
+    settings: WatchSettings,
+    operator: Address,
+    challenge_window: u64,
+    range: u64,
+}
+
+impl Watcher {
+    /// Watches for `operator` (zero: none) on a deployment with this challenge window in seconds.
+    pub fn new(store: Store, settings: WatchSettings, operator: Address, challenge_window: u64) -> Self {
+        Self { store, settings, operator, challenge_window, range: settings.max_block_range.max(1) }
+    }
+
+    /// Reads the next range.
+    pub async fn look(&mut self, rpc: &Rpc) -> Result<Look, WatchError> {
+        let head = rpc.head().await?;
+        let confirmed = head.number.saturating_sub(self.settings.confirmations);
+        let next = self.store.next_block().await?;
+        if next > 0 && self.reorganised(rpc, next - 1).await? {
+            return Ok(Look { head, logs: Vec::new(), caught_up: false });
+        }
+        if next > confirmed {
+            return Ok(Look { head, logs: Vec::new(), caught_up: true });
+        }
+        let first = next.saturating_sub(self.settings.overlap);
+        let last = confirmed.min(next.saturating_add(self.range - 1));
+        let logs = match rpc.client().logs(first..=last).await {
+            Ok(logs) => logs,
+            Err(error) if self.range > 1 && too_wide(&error) => {
+                self.range /= 2;
+                debug!(range = self.range, %error, "narrower range");
+                return Ok(Look { head, logs: Vec::new(), caught_up: false });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // Asked after the logs: if the block under the range changed in between, the next look notices.
+        let Some(tip) = rpc.block_at(last).await? else {
+            return Ok(Look { head, logs: Vec::new(), caught_up: false });
+        };
+        self.store
+            .apply(BlockRange {
+                last,
+                last_hash: tip.hash,
+                logs: &logs,
+                operator: self.operator,
+                challenge_window: self.challenge_window,
+            })
+            .await?;
+        self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
+        Ok(Look { head, logs, caught_up: last == confirmed })
+    }
+
+    /// Compares the last block read with the chain's; if it changed, rewinds the store to the last block that did not.
+    async fn reorganised(&self, rpc: &Rpc, last: u64) -> Result<bool, WatchError> {
+        let Some(known) = self.store.block_hash(last).await? else { return Ok(false) };
+        match rpc.block_at(last).await? {
+            Some(block) if block.hash == known => return Ok(false),
+            Some(_) => {}
+            // A chain that is shorter than what was read: an endpoint behind the others, or a reorganisation in progress. Wait.
+            None => return Ok(false),
+        }
+        let mut first = last;
+        while first > 0 && last - first < REMEMBERED_BLOCKS {
+            let below = first - 1;
+            if let (Some(known), Some(block)) = (self.store.block_hash(below).await?, rpc.block_at(below).await?)
+                && known == block.hash
+            {
+                break;
+            }
+            first = below;
+        }
+        warn!(from = first, to = last, "the chain was reorganised; reading again");
+        self.store.rewind(first).await?;
+        Ok(true)
+    }
+}
+
+/// Endpoints refuse wide ranges in many words.
+fn too_wide(error: &ClientError) -> bool {
+    let ClientError::Rpc(error) = error else { return false };
+    let Some(payload) = error.as_error_resp() else { return false };
+    let message = payload.message.to_lowercase();
+    payload.code == -32005 || ["range", "limit", "too many", "exceed", "10000", "size"].iter().any(|word| message.contains(word))
+}

@@ -1,0 +1,193 @@
+//! Transactions, stored signed before they are sent.
+
+use super::{Step, Store, StoreError, hash, now_millis, signed, unsigned};
+use alloy::primitives::{B256, Bytes, U256};
+use sqlx::{Row, sqlite::SqliteRow};
+use std::fmt;
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Posts results.
+    Fulfill,
+    /// Settles results.
+    Finalize,
+    /// Takes credit out.
+    Payout,
+}
+
+impl Purpose {
+    /// Name in the database and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fulfill => "fulfill",
+            Self::Finalize => "finalize",
+            Self::Payout => "payout",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self, StoreError> {
+        [Self::Fulfill, Self::Finalize, Self::Payout]
+            .into_iter()
+            .find(|purpose| purpose.name() == name)
+            .ok_or_else(|| StoreError::Damaged(format!("unknown purpose `{name}`")))
+    }
+
+    /// Step of the requests that such a transaction carries.
+    fn step(self) -> Option<Step> {
+        match self {
+            Self::Fulfill => Some(Step::Posting),
+            Self::Finalize => Some(Step::Finalizing),
+            Self::Payout => None,
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionState {
+    /// In a block, and it worked.
+    Mined,
+    /// In a block, and it reverted.
+    Failed,
+    /// Another transaction used its nonce.
+    Replaced,
+}
+
+impl TransactionState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mined => "mined",
+            Self::Failed => "failed",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// A signed transaction whose outcome is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentTransaction {
+    /// Its hash.
+    pub hash: B256,
+    /// Its nonce.
+    pub nonce: u64,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// EIP-2718 encoding, signed.
+    pub raw: Bytes,
+    /// Wei per gas that it pays at most.
+    pub max_fee: u128,
+    /// Gas limit.
+    pub gas_limit: u64,
+}
+
+impl SentTransaction {
+    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            hash: hash(row.try_get("hash")?)?,
+            nonce: unsigned(row.try_get("nonce")?)?,
+            purpose: Purpose::parse(row.try_get("purpose")?)?,
+            raw: row.try_get::<Vec<u8>, _>("raw")?.into(),
+            max_fee: row.try_get::<String, _>("max_fee")?.parse().map_err(|_| StoreError::Damaged("max_fee".into()))?,
+            gas_limit: unsigned(row.try_get("gas_limit")?)?,
+        })
+    }
+}
+
+impl Store {
+    /// Stores a signed transaction and moves the requests it carries to their step, at once. After this it may be sent.
+    pub async fn sending(&self, sent: &SentTransaction, requests: &[(u64, u32)]) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query(
+            "INSERT INTO transactions (hash, nonce, purpose, raw, max_fee, gas_limit, state, created_at) VALUES (?, ?, ?, ?, ?, ?, 'sent', ?)",
+        )
+        .bind(sent.hash.to_vec())
+        .bind(signed(sent.nonce)?)
+        .bind(sent.purpose.name())
+        .bind(sent.raw.to_vec())
+        .bind(sent.max_fee.to_string())
+        .bind(signed(sent.gas_limit)?)
+        .bind(now_millis())
+        .execute(&mut *transaction)
+        .await?;
+        for (id, attempt) in requests {
+            sqlx::query("INSERT OR IGNORE INTO transaction_requests (nonce, id, attempt) VALUES (?, ?, ?)")
+                .bind(signed(sent.nonce)?)
+                .bind(signed(*id)?)
+                .bind(i64::from(*attempt))
+                .execute(&mut *transaction)
+                .await?;
+            if let Some(step) = sent.purpose.step() {
+                sqlx::query("UPDATE requests SET step = ?, updated_at = ? WHERE id = ? AND attempt = ? AND step IN ('signed', 'posted')")
+                    .bind(step.name())
+                    .bind(now_millis())
+                    .bind(signed(*id)?)
+                    .bind(i64::from(*attempt))
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Transactions whose outcome is not known, lowest nonce first; replacements of one nonce in the order they were made.
+    pub async fn unresolved(&self) -> Result<Vec<SentTransaction>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM transactions WHERE state = 'sent' ORDER BY nonce, created_at").fetch_all(&self.pool).await?;
+        rows.iter().map(SentTransaction::read).collect()
+    }
+
+    /// Requests that the transactions with this nonce carry.
+    pub async fn carried_by(&self, nonce: u64) -> Result<Vec<(u64, u32)>, StoreError> {
+        let rows = sqlx::query("SELECT id, attempt FROM transaction_requests WHERE nonce = ? ORDER BY id")
+            .bind(signed(nonce)?)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let attempt = u32::try_from(row.try_get::<i64, _>(1)?).map_err(|_| StoreError::Damaged("attempt".into()))?;
+                Ok((unsigned(row.try_get(0)?)?, attempt))
+            })
+            .collect()
+    }
+
+    /// A nonce is used up: by the transaction `winner` of ours with this state, gas and cost in wei, or (none) by one that is not in this store.
+    pub async fn resolved(
+        &self,
+        nonce: u64,
+        winner: Option<(B256, TransactionState, u64, u64, U256)>,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("UPDATE transactions SET state = ? WHERE nonce = ? AND state = 'sent'")
+            .bind(TransactionState::Replaced.name())
+            .bind(signed(nonce)?)
+            .execute(&mut *transaction)
+            .await?;
+        if let Some((hash, state, block, gas_used, cost)) = winner {
+            sqlx::query("UPDATE transactions SET state = ?, block = ?, gas_used = ?, cost = ? WHERE hash = ?")
+                .bind(state.name())
+                .bind(signed(block)?)
+                .bind(signed(gas_used)?)
+                .bind(cost.to_string())
+                .bind(hash.to_vec())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Wei spent on gas by transactions signed at or after `since` (unix milliseconds).
+    pub async fn spent_since(&self, since: i64) -> Result<U256, StoreError> {
+        let rows =
+            sqlx::query("SELECT cost FROM transactions WHERE cost IS NOT NULL AND created_at >= ?").bind(since).fetch_all(&self.pool).await?;
+        rows.iter().try_fold(U256::ZERO, |sum, row| {
+            let wei: U256 = row.try_get::<String, _>(0)?.parse().map_err(|_| StoreError::Damaged("cost".into()))?;
+            Ok(sum + wei)
+        })
+    }
+}
