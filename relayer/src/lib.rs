@@ -1,5 +1,6 @@
 //! The Candor relayer: watches requests, runs models, signs and posts results, settles them.
 
 pub mod chain;
+mod crash;
 pub mod pipeline;
 pub mod store;

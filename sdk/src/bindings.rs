@@ -23,23 +23,8 @@ sol! {
     #[derive(Debug, Copy, Default, PartialEq, Eq, Hash)]
     struct Limits { uint32 minInputBytes; uint32 maxInputBytes; uint32 maxOutputBytes; uint32 maxTokens; }
 
-    #[derive(Debug, PartialEq, Eq)]
-    struct Request {
-        uint64 id;
-        uint32 attempt;
-        address requester;
-        bytes32 modelId;
-        bytes32 inputHash;
-        bytes32 seed;
-        Params params;
-        Delivery delivery;
-        uint32 callbackGasLimit;
-        uint64 callbackGasPrice;
-        uint96 fee;
-        address operator;
-        uint64 exclusiveUntil;
-        uint64 deadline;
-    }
+    #[derive(Debug, Copy, PartialEq, Eq)]
+    struct PackedRequest { bytes32 head; bytes32 modelId; bytes32 inputHash; bytes32 seed; bytes32 payment; bytes32 terms; }
 
     #[derive(Debug, PartialEq, Eq)]
     struct Fulfillment {
@@ -72,14 +57,14 @@ sol! {
     }
 
     #[derive(Debug, PartialEq, Eq)]
-    struct Answer { Request request; bytes output; bytes signature; }
+    struct Answer { PackedRequest request; bytes output; bytes signature; }
 
     #[derive(Debug, PartialEq, Eq)]
-    struct Settlement { Request request; Fulfillment fulfillment; bytes output; }
+    struct Settlement { PackedRequest request; Fulfillment fulfillment; bytes output; }
 
     #[derive(Debug, PartialEq, Eq)]
     interface IInferenceOracle {
-        event Requested(uint64 indexed id, bytes32 indexed modelId, address indexed operator, Request request, bytes input);
+        event Requested(uint64 indexed id, bytes32 indexed modelId, address indexed operator, PackedRequest request, bytes input);
         event Fulfilled(uint64 indexed id, address indexed operator, Fulfillment fulfillment, bytes output);
         event CallbackExecuted(uint64 indexed id, CallbackStatus status, uint256 gasUsed, bytes returnData);
         event Finalized(uint64 indexed id, address indexed operator, bytes32 outputHash, uint256 paid, uint256 refunded);
@@ -105,6 +90,7 @@ sol! {
         error UnknownSigner(address signer);
         error InsufficientStake(address operator, uint256 available, uint256 required);
         error WindowClosed(uint64 id, uint256 until);
+        error CallbackGasPriceTooHigh(uint256 asked, uint256 max);
         error CallbackGasTooHigh(uint256 asked, uint256 max);
         error NotOperatorRegistry(address caller);
         error InvalidConfig();
@@ -119,23 +105,23 @@ sol! {
 
         function request(RequestArgs calldata args) external payable returns (uint64 id);
         function quote(bytes32 modelId, uint32 callbackGasLimit, uint64 callbackGasPrice) external view returns (uint96 price, uint256 total);
-        function cancel(Request calldata request_) external;
+        function cancel(PackedRequest calldata request_) external;
         function fulfill(Answer calldata answer) external;
         function fulfillBatch(Answer[] calldata answers) external;
         function finalize(Settlement calldata settlement) external;
         function finalizeBatch(Settlement[] calldata settlements) external;
-        function retryCallback(Request calldata request_, Fulfillment calldata fulfillment, bytes calldata output) external;
-        function openDispute(Request calldata request_, Fulfillment calldata fulfillment) external;
-        function upholdResult(Request calldata request_, Fulfillment calldata fulfillment) external;
-        function rejectResult(Request calldata request_, Fulfillment calldata fulfillment, bytes calldata input) external returns (uint256 slashed);
+        function retryCallback(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata output) external;
+        function openDispute(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
+        function upholdResult(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
+        function rejectResult(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata input) external returns (uint256 slashed);
         function syncSigner(address signer, address operator) external;
         function syncStake(address operator, uint256 available) external;
         function depositCredit(address account) external payable;
         function withdrawCredit(address to, uint256 amount) external;
         function statusOf(uint64 id) external view returns (RequestStatus status, CallbackStatus callback);
-        function isFinal(Request calldata request_, Fulfillment calldata fulfillment) external view returns (bool);
-        function requestHash(Request calldata request_) external pure returns (bytes32);
-        function fulfillmentDigest(Request calldata request_, bytes32 outputHash, uint32 outputSize) external view returns (bytes32);
+        function isFinal(PackedRequest calldata request_, Fulfillment calldata fulfillment) external view returns (bool);
+        function requestHash(PackedRequest calldata request_) external pure returns (bytes32);
+        function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize) external view returns (bytes32);
         function domainSeparator() external view returns (bytes32);
         function requestCount() external view returns (uint64);
         function creditOf(address account) external view returns (uint256);

@@ -18,10 +18,11 @@
 use crate::{
     bindings::{
         CallbackStatus, Fulfillment, IInferenceOracle, IModelRegistry, IOperatorRegistry, ModelDescriptor, Offer,
-        Request, RequestArgs, RequestStatus,
+        RequestArgs, RequestStatus,
     },
     commitment::Domain,
     ids::{ModelId, RequestId},
+    request::Request,
 };
 use alloy::{
     eips::BlockNumberOrTag,
@@ -75,6 +76,7 @@ impl std::fmt::Display for Revert {
             Self::Oracle(Oracle::InputSize(e)) => {
                 write!(f, "input of {} bytes, the model takes {} to {}", e.size, e.min, e.max)
             }
+            Self::Oracle(Oracle::CallbackGasPriceTooHigh(e)) => write!(f, "{} wei per gas for the callback, the oracle takes at most {}", e.asked, e.max),
             Self::Oracle(Oracle::CallbackGasTooHigh(e)) => {
                 write!(f, "a callback of {} gas, the oracle allows at most {}", e.asked, e.max)
             }
@@ -461,8 +463,8 @@ impl<P: Provider> Client<P> {
     }
 
     /// Cancels an expired request.
-    pub fn cancel(&self, request: Request) -> Call {
-        Call::new(self.oracle, U256::ZERO, &IInferenceOracle::cancelCall { request_: request })
+    pub fn cancel(&self, request: &Request) -> Call {
+        Call::new(self.oracle, U256::ZERO, &IInferenceOracle::cancelCall { request_: request.pack() })
     }
 
     /// Posts results.
@@ -492,11 +494,11 @@ impl<P: Provider> Client<P> {
     }
 
     /// Calls a consumer again whose callback failed.
-    pub fn retry_callback(&self, request: Request, fulfillment: Fulfillment, output: Bytes) -> Call {
+    pub fn retry_callback(&self, request: &Request, fulfillment: Fulfillment, output: Bytes) -> Call {
         Call::new(
             self.oracle,
             U256::ZERO,
-            &IInferenceOracle::retryCallbackCall { request_: request, fulfillment, output },
+            &IInferenceOracle::retryCallbackCall { request_: request.pack(), fulfillment, output },
         )
     }
 

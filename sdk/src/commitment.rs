@@ -4,10 +4,11 @@
 //! address. The request hash in it covers every field of the request, so a signature made for a request that a reorg replaced binds to nothing.
 
 use crate::{
-    bindings::{Fulfillment, ModelDescriptor, Request},
-    ids::{ModelId, RequestId},
+    bindings::{Fulfillment, ModelDescriptor, PackedRequest},
+    ids::ModelId,
+    request::Request,
 };
-use alloy_primitives::{Address, B256, Bytes, Signature, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, Signature, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct, SolValue, eip712_domain, sol};
 use serde::{Deserialize, Serialize};
 
@@ -53,10 +54,10 @@ impl Domain {
     /// What an operator's key signs for a result. Source: `InferenceOracle.fulfillmentDigest`.
     pub fn fulfillment_digest(&self, request: &Request, output: &[u8]) -> B256 {
         typed_data::Fulfillment {
-            requestId: request.id,
+            requestId: request.id.0,
             requestHash: request.hash(),
-            modelId: request.modelId,
-            inputHash: request.inputHash,
+            modelId: request.model.0,
+            inputHash: request.input_hash,
             outputHash: keccak256(output),
             outputSize: u32::try_from(output.len())
                 .expect("outputs are bounded by the model's limits, far below 4 GiB"),
@@ -67,28 +68,6 @@ impl Domain {
     /// What a key signs to let `operator` register it. Source: `OperatorRegistry.addSigner`.
     pub fn consent_digest(&self, operator: Address) -> B256 {
         typed_data::SignerConsent { operator }.eip712_signing_hash(&self.eip712())
-    }
-}
-
-impl Request {
-    /// `keccak256(abi.encode(request))`: what the oracle keeps of a request.
-    pub fn hash(&self) -> B256 {
-        keccak256(self.abi_encode())
-    }
-
-    /// Typed number.
-    pub fn request_id(&self) -> RequestId {
-        RequestId(self.id)
-    }
-
-    /// Typed model id.
-    pub fn model_id(&self) -> ModelId {
-        ModelId(self.modelId)
-    }
-
-    /// Wei that were escrowed for the callback.
-    pub fn callback_allowance(&self) -> U256 {
-        U256::from(self.callbackGasLimit) * U256::from(self.callbackGasPrice)
     }
 }
 
@@ -105,7 +84,7 @@ impl ModelDescriptor {
 pub struct SignedResult {
     /// Where the signature holds.
     pub domain: Domain,
-    /// ABI encoding of the request, as hashed by the oracle.
+    /// The request's six words, as hashed by the oracle.
     pub request: Bytes,
     /// Input bytes of the request.
     pub input: Bytes,
@@ -118,7 +97,7 @@ pub struct SignedResult {
 /// Why a signed result is not what it claims to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// The request's bytes are not an ABI-encoded request.
+    /// The request's bytes are not a packed request.
     #[error("the request does not decode: {0}")]
     Request(String),
     /// The input is not the one that was asked about.
@@ -137,7 +116,8 @@ pub enum VerifyError {
 impl SignedResult {
     /// The decoded request.
     pub fn decode_request(&self) -> Result<Request, VerifyError> {
-        Request::abi_decode_validate(&self.request).map_err(|error| VerifyError::Request(error.to_string()))
+        let packed = PackedRequest::abi_decode_validate(&self.request).map_err(|error| VerifyError::Request(error.to_string()))?;
+        Request::unpack(&packed).map_err(|error| VerifyError::Request(error.to_string()))
     }
 
     /// Checks input and signature and returns the signing key's address. Whether that key speaks for an operator with stake is the chain's
@@ -145,8 +125,8 @@ impl SignedResult {
     pub fn verify(&self) -> Result<(Request, Address), VerifyError> {
         let request = self.decode_request()?;
         let actual = keccak256(&self.input);
-        if actual != request.inputHash {
-            return Err(VerifyError::Input { expected: request.inputHash, actual });
+        if actual != request.input_hash {
+            return Err(VerifyError::Input { expected: request.input_hash, actual });
         }
         let signer = recover(&self.domain.fulfillment_digest(&request, &self.output), &self.signature)?;
         Ok((request, signer))

@@ -3,6 +3,7 @@
 //!
 //! - [`bindings`]: the ABI, from the Solidity interfaces.
 //! - [`ids`]: typed request and model ids.
+//! - [`request`]: a request, readable and packed.
 //! - [`commitment`]: request hashes, EIP-712 digests, signed results and their verification offline.
 //! - `client` (feature `client`): a typed client over any alloy provider; `deploy` puts the whole system on a chain.
 //!
@@ -12,6 +13,7 @@
 pub mod bindings;
 pub mod commitment;
 pub mod ids;
+pub mod request;
 
 #[cfg(feature = "client")]
 pub mod client;

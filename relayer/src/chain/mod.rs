@@ -4,6 +4,6 @@ mod rpc;
 mod sender;
 mod watcher;
 
-pub use rpc::{Head, Rpc, RpcClient};
+pub use rpc::{ConnectError, Head, Rpc, RpcClient};
 pub use sender::{GasLimits, SendError, Sender, Sent};
-pub use watcher::{WatchSettings, Watcher};
+pub use watcher::{Look, WatchError, WatchSettings, Watcher};

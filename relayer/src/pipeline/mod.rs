@@ -1,1 +1,323 @@
+//! From a request on chain to a paid result: watch, infer, sign, post, settle, pay out.
+//!
+//! Three tasks share the store and nothing else:
+//!
+//! - the *watcher* brings events in and says what the chain did;
+//! - the *worker* infers and signs what is answerable;
+//! - the *poster* owns the account: posts signed results, settles final ones, takes the earnings out.
+//!
+//! [`spawn`] is how the binary, the demo and the tests all enter.
 
+mod poster;
+mod progress;
+mod worker;
+
+pub use progress::{Progress, Reporter};
+
+use crate::{
+    chain::{ConnectError, GasLimits, Head, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
+    store::{Store, StoreError},
+};
+use alloy::{
+    primitives::{Address, U256},
+    signers::local::PrivateKeySigner,
+};
+use candor_sdk::{
+    bindings::IInferenceOracle::IInferenceOracleEvents as Event,
+    client::{ClientError, Terms},
+    ids::ModelId,
+};
+use reqwest::Url;
+use std::{collections::HashMap, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// One question to a model.
+pub use crate::engine::InferRequest;
+/// Why a model can't answer a question.
+pub use crate::engine::InferError;
+
+/// Something that runs a model: the engine, or a liar in a test.
+pub trait Infer: Send + Sync + Debug {
+    /// Answers a batch; one bad question does not spoil its neighbours, and no answer depends on them.
+    fn infer(&self, batch: &[InferRequest]) -> Vec<Result<Vec<u8>, InferError>>;
+
+    /// What it runs on, for people: `cpu avx512 x2`.
+    fn device(&self) -> String;
+}
+
+/// A model that this relayer answers for.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Name for people.
+    pub name: String,
+    /// Wei, at least, for an answer.
+    pub min_fee: u128,
+    /// Runs it.
+    pub model: Arc<dyn Infer>,
+}
+
+/// Who answers.
+#[derive(Debug, Clone)]
+pub struct OperatorSettings {
+    /// Key of the operator's account: holds the stake, pays the gas.
+    pub account: PrivateKeySigner,
+    /// Key that signs results; may be the same.
+    pub signer: PrivateKeySigner,
+    /// Models served.
+    pub models: HashMap<ModelId, Served>,
+    /// Where credit goes, and from how many wei on; none: it stays in the oracle.
+    pub payout: Option<(Address, U256)>,
+}
+
+/// Everything a relayer is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// RPC endpoints, best first.
+    pub rpc_urls: Vec<Url>,
+    /// EIP-155 chain id that they must have.
+    pub chain_id: u64,
+    /// `InferenceOracle`.
+    pub oracle: Address,
+    /// Block from which a new database starts reading.
+    pub start_block: u64,
+    /// How the chain is read.
+    pub watch: WatchSettings,
+    /// What transactions may cost.
+    pub gas: GasLimits,
+    /// The database file.
+    pub store: PathBuf,
+    /// Who answers; none: this relayer only watches.
+    pub operator: Option<OperatorSettings>,
+}
+
+/// Why a relayer stopped or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayerError {
+    /// No endpoint can be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The chain refused, or the endpoint failed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Events can't be read.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// A transaction can't be sent.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The signing key is not registered for this account.
+    #[error("{0}")]
+    NotReady(String),
+    /// A task of the relayer died.
+    #[error("task {0} panicked; this is a bug in Candor")]
+    Panicked(&'static str),
+}
+
+impl RelayerError {
+    /// Whether trying again may help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_retryable(),
+            Self::Client(error) => error.is_retryable(),
+            Self::Watch(error) => error.is_retryable(),
+            Self::Send(error) => error.is_retryable(),
+            Self::Store(_) | Self::NotReady(_) | Self::Panicked(_) => false,
+        }
+    }
+}
+
+/// A running relayer. Dropping it stops the tasks where they are, which loses nothing; [`Handle::stop`] lets them end their step.
+#[derive(Debug)]
+pub struct Handle {
+    stop: CancellationToken,
+    tasks: JoinSet<(&'static str, Result<(), RelayerError>)>,
+    /// The store, for looking at it.
+    pub store: Store,
+}
+
+impl Handle {
+    /// A token that asks the relayer to stop.
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Runs until it is asked to stop or a task fails for good.
+    pub async fn wait(mut self) -> Result<(), RelayerError> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let (name, outcome) = match ended {
+                Ok(ended) => ended,
+                Err(error) if error.is_cancelled() => continue,
+                Err(_) => ("relayer", Err(RelayerError::Panicked("relayer"))),
+            };
+            if let Err(failure) = outcome {
+                error!(task = name, error = %failure, "stopping");
+                if result.is_ok() {
+                    result = Err(failure);
+                }
+            }
+            // One task alone is no relayer.
+            self.stop.cancel();
+        }
+        result
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub async fn stop(self) -> Result<(), RelayerError> {
+        self.stop.cancel();
+        self.wait().await
+    }
+}
+
+/// What the tasks share.
+#[derive(Debug)]
+struct Shared {
+    rpc: Rpc,
+    store: Store,
+    terms: Terms,
+    /// The newest block, as the watcher saw it. Its unix second is the clock that everything here goes by.
+    head: watch::Receiver<Head>,
+    /// Something new for the worker.
+    work: Notify,
+    /// Something new for the poster.
+    signed: Notify,
+    reporter: Reporter,
+    poll_interval: Duration,
+    stop: CancellationToken,
+}
+
+/// Starts a relayer. Waits for an endpoint that is down, refuses everything that waiting does not mend.
+pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationToken) -> Result<Handle, RelayerError> {
+    let rpc = connect(&settings, &stop).await?;
+    let terms = rpc.client().terms().await?;
+    let store = Store::open(&settings.store, settings.chain_id, settings.oracle, settings.start_block).await?;
+    let operator = settings.operator.as_ref().map_or(Address::ZERO, |operator| operator.account.address());
+    if let Some(operator) = &settings.operator {
+        check_operator(&rpc, operator, &terms).await?;
+    }
+    let (head_sender, head) = watch::channel(rpc.head().await?);
+    let shared = Arc::new(Shared {
+        rpc,
+        store: store.clone(),
+        terms,
+        head,
+        work: Notify::new(),
+        signed: Notify::new(),
+        reporter,
+        poll_interval: settings.watch.poll_interval,
+        stop: stop.clone(),
+    });
+    info!(chain = settings.chain_id, oracle = %settings.oracle, %operator, database = %store.path().display(), "relayer started");
+
+    let mut tasks = JoinSet::new();
+    let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window);
+    tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
+    if let Some(operator) = settings.operator {
+        let sender = Sender::new(store.clone(), operator.account.clone(), settings.gas, settings.watch.poll_interval);
+        let operator = Arc::new(operator);
+        tasks.spawn(supervise("worker", shared.clone(), worker::run(shared.clone(), operator.clone())));
+        tasks.spawn(supervise("poster", shared.clone(), poster::run(shared.clone(), operator, sender)));
+    }
+    Ok(Handle { stop, tasks, store })
+}
+
+/// Runs a task until it ends or the relayer stops.
+async fn supervise(
+    name: &'static str,
+    shared: Arc<Shared>,
+    task: impl Future<Output = Result<(), RelayerError>> + Send + 'static,
+) -> (&'static str, Result<(), RelayerError>) {
+    // A task of its own, so that a panic is an outcome like any other.
+    let task = tokio::spawn(task);
+    let abort = task.abort_handle();
+    let outcome = tokio::select! {
+        outcome = task => match outcome {
+            Ok(outcome) => outcome,
+            Err(error) if error.is_panic() => Err(RelayerError::Panicked(name)),
+            Err(_) => Ok(()),
+        },
+        // Every step is durable, so a task can be stopped anywhere; a moment lets it end the step that it is in.
+        () = async { shared.stop.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),
+    };
+    abort.abort();
+    (name, outcome)
+}
+
+async fn connect(settings: &Settings, stop: &CancellationToken) -> Result<Rpc, RelayerError> {
+    let mut wait = Duration::from_secs(1);
+    loop {
+        match Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle).await {
+            Ok(rpc) => return Ok(rpc),
+            Err(error) if error.is_retryable() && !stop.is_cancelled() => {
+                warn!(%error, retry_in = ?wait, "no RPC endpoint answers");
+                tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error.into()) }
+                wait = (wait * 2).min(Duration::from_secs(30));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// An operator that can't be paid must not work.
+async fn check_operator(rpc: &Rpc, operator: &OperatorSettings, terms: &Terms) -> Result<(), RelayerError> {
+    let client = rpc.client();
+    let (account, signer) = (operator.account.address(), operator.signer.address());
+    match client.operator_of(signer).await? {
+        Some(owner) if owner == account => {}
+        Some(owner) => {
+            return Err(RelayerError::NotReady(format!("the signing key {signer} speaks for operator {owner}, not for {account}; use another signing key")));
+        }
+        None => {
+            return Err(RelayerError::NotReady(format!("the signing key {signer} is not registered: run `candor operator join`")));
+        }
+    }
+    let (stake, unbonding, locked) = client.stake(account).await?;
+    let free = stake.saturating_sub(unbonding).saturating_sub(locked);
+    if free < terms.stake_per_result {
+        warn!(%stake, %locked, needed = %terms.stake_per_result, "no free stake: results can't be posted until some is freed or added (`candor operator join`)");
+    }
+    Ok(())
+}
+
+async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sender<Head>) -> Result<(), RelayerError> {
+    let mut wait = shared.poll_interval;
+    while !shared.stop.is_cancelled() {
+        match watcher.look(&shared.rpc).await {
+            Ok(look) => {
+                wait = shared.poll_interval;
+                for log in &look.logs {
+                    progress::report(&shared.reporter, log);
+                    if matches!(log.event, Event::Requested(_)) {
+                        shared.work.notify_one();
+                    }
+                }
+                let moved = *head.borrow() != look.head;
+                head.send_replace(look.head);
+                if moved {
+                    // Windows pass and exclusive minutes end with the chain's clock.
+                    shared.work.notify_one();
+                    shared.signed.notify_one();
+                }
+                if !look.caught_up {
+                    continue;
+                }
+            }
+            Err(error) if error.is_retryable() => {
+                warn!(%error, retry_in = ?wait, "can't read the chain");
+                shared.rpc.fail_over();
+                wait = (wait * 2).min(Duration::from_secs(10));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! { () = tokio::time::sleep(wait) => {}, () = shared.stop.cancelled() => {} }
+    }
+    Ok(())
+}

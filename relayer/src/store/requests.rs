@@ -6,9 +6,10 @@ use alloy::{
     sol_types::SolValue,
 };
 use candor_sdk::{
-    bindings::{CallbackStatus, Fulfillment, IInferenceOracle::IInferenceOracleEvents as Event, Request},
+    bindings::{Fulfillment, IInferenceOracle::IInferenceOracleEvents as Event, PackedRequest},
     client::OracleLog,
     ids::RequestId,
+    request::Request,
 };
 use sqlx::{Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
 use std::{fmt, time::Duration};
@@ -105,12 +106,12 @@ pub struct RequestRow {
 impl RequestRow {
     /// Number.
     pub fn id(&self) -> RequestId {
-        self.request.request_id()
+        self.request.id
     }
 
     /// Key in the store.
     pub fn key(&self) -> (u64, u32) {
-        (self.request.id, self.request.attempt)
+        (self.request.id.0, self.request.attempt)
     }
 
     fn read(row: &SqliteRow) -> Result<Self, StoreError> {
@@ -118,7 +119,7 @@ impl RequestRow {
         let fulfillment: Option<Vec<u8>> = row.try_get("fulfillment")?;
         let bytes = |column: &str| -> Result<Option<Bytes>, sqlx::Error> { Ok(row.try_get::<Option<Vec<u8>>, _>(column)?.map(Bytes::from)) };
         Ok(Self {
-            request: Request::abi_decode_validate(&request).map_err(|error| StoreError::Damaged(format!("request: {error}")))?,
+            request: unpack(&request)?,
             input: row.try_get::<Vec<u8>, _>("input")?.into(),
             step: Step::parse(row.try_get("step")?)?,
             block: unsigned(row.try_get("block")?)?,
@@ -354,7 +355,6 @@ async fn apply_event(connection: &mut SqliteConnection, log: &OracleLog, operato
         Event::Fulfilled(event) => {
             leave(connection, event.id, &format!("answered by operator {}", event.operator), block).await
         }
-        Event::CallbackExecuted(event) => callback(connection, event.id, event.status).await,
         Event::DisputeOpened(event) => {
             set_step(connection, "UPDATE requests SET step = 'disputed', updated_at = ? WHERE id = ? AND step IN ('posted', 'finalizing')", event.id).await
         }
@@ -384,9 +384,15 @@ async fn apply_event(connection: &mut SqliteConnection, log: &OracleLog, operato
     }
 }
 
-async fn insert(connection: &mut SqliteConnection, request: &Request, input: &Bytes, block: i64) -> Result<(), StoreError> {
-    let encoded = request.abi_encode();
-    let (id, attempt) = (signed(request.id)?, i64::from(request.attempt));
+fn unpack(encoded: &[u8]) -> Result<Request, StoreError> {
+    let packed = PackedRequest::abi_decode_validate(encoded).map_err(|error| StoreError::Damaged(format!("request: {error}")))?;
+    Request::unpack(&packed).map_err(|error| StoreError::Damaged(format!("request: {error}")))
+}
+
+async fn insert(connection: &mut SqliteConnection, packed: &PackedRequest, input: &Bytes, block: i64) -> Result<(), StoreError> {
+    let encoded = packed.abi_encode();
+    let request = unpack(&encoded)?;
+    let (id, attempt) = (signed(request.id.0)?, i64::from(request.attempt));
     // The same number with other content is a request that a reorganisation replaced: what was done for the old one is void.
     sqlx::query("DELETE FROM requests WHERE id = ? AND attempt = ? AND request <> ?")
         .bind(id)
@@ -401,10 +407,10 @@ async fn insert(connection: &mut SqliteConnection, request: &Request, input: &By
     .bind(id)
     .bind(attempt)
     .bind(encoded)
-    .bind(request.modelId.to_vec())
+    .bind(request.model.0.to_vec())
     .bind(input.to_vec())
     .bind(request.operator.to_vec())
-    .bind(signed(request.exclusiveUntil)?)
+    .bind(signed(request.exclusive_until)?)
     .bind(signed(request.deadline)?)
     .bind(block)
     .bind(now_millis())
@@ -433,23 +439,3 @@ async fn set_step(connection: &mut SqliteConnection, statement: &'static str, id
     sqlx::query(statement).bind(now_millis()).bind(signed(id)?).execute(connection).await?;
     Ok(())
 }
-
-/// The oracle's hash covers what became of the callback, so a retry by somebody changes what has to be shown at finality.
-async fn callback(connection: &mut SqliteConnection, id: u64, status: CallbackStatus) -> Result<(), StoreError> {
-    let row = sqlx::query("SELECT attempt, fulfillment FROM requests WHERE id = ? AND fulfillment IS NOT NULL ORDER BY attempt DESC LIMIT 1")
-        .bind(signed(id)?)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let Some(row) = row else { return Ok(()) };
-    let mut fulfillment = Fulfillment::abi_decode_validate(&row.try_get::<Vec<u8>, _>(1)?)
-        .map_err(|error| StoreError::Damaged(format!("fulfillment: {error}")))?;
-    fulfillment.callback = status;
-    sqlx::query("UPDATE requests SET fulfillment = ? WHERE id = ? AND attempt = ? AND step IN ('posted', 'disputed', 'finalizing')")
-        .bind(fulfillment.abi_encode())
-        .bind(signed(id)?)
-        .bind(row.try_get::<i64, _>(0)?)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-

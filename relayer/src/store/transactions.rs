@@ -142,18 +142,17 @@ impl Store {
         rows.iter().map(SentTransaction::read).collect()
     }
 
-    /// Requests that the transactions with this nonce carry.
-    pub async fn carried_by(&self, nonce: u64) -> Result<Vec<(u64, u32)>, StoreError> {
-        let rows = sqlx::query("SELECT id, attempt FROM transaction_requests WHERE nonce = ? ORDER BY id")
-            .bind(signed(nonce)?)
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter()
-            .map(|row| {
-                let attempt = u32::try_from(row.try_get::<i64, _>(1)?).map_err(|_| StoreError::Damaged("attempt".into()))?;
-                Ok((unsigned(row.try_get(0)?)?, attempt))
-            })
-            .collect()
+    /// Whether a transaction that carries a request has no outcome yet.
+    pub async fn in_flight(&self, key: (u64, u32)) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) FROM transaction_requests AS carried JOIN transactions USING (nonce)
+             WHERE carried.id = ? AND carried.attempt = ? AND transactions.state = 'sent'",
+        )
+        .bind(signed(key.0)?)
+        .bind(i64::from(key.1))
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(row.try_get::<i64, _>(0)? > 0)
     }
 
     /// A nonce is used up: by the transaction `winner` of ours with this state, gas and cost in wei, or (none) by one that is not in this store.

@@ -18,7 +18,7 @@ CREATE TABLE requests (
     id              INTEGER NOT NULL,
     attempt         INTEGER NOT NULL,     -- 0, and one more each time a result was rejected on chain
     step            TEXT    NOT NULL,     -- see Step in store/mod.rs
-    request         BLOB    NOT NULL,     -- ABI encoding; its hash is what the oracle holds
+    request         BLOB    NOT NULL,     -- six packed words; their hash is what the oracle holds
     model           BLOB    NOT NULL,
     input           BLOB    NOT NULL,
     drawn           BLOB    NOT NULL,     -- operator that has the request to itself at first; zero for none
