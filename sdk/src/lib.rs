@@ -1,1 +1,3 @@
 //! Candor for Rust.
+
+pub mod arithmetic;
