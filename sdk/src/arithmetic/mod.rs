@@ -13,8 +13,11 @@
 //! - [`sampling`]: greedy and seeded choice of a token
 
 pub mod contraction;
+pub mod functions;
 pub mod quantised;
 pub mod reduction;
+pub mod row;
+pub mod sampling;
 pub mod scalar;
 
 /// The version of the rules in this module. It is hashed into every model id, so a change of any bit of any result
