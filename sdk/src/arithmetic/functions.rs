@@ -39,36 +39,43 @@ const LOG: [f32; 8] = [
     f!(0x3e0f_375b),
     f!(0xbe03_de1e),
 ];
-/// F5: (tanh(a) / a - 1) / a^2 as a polynomial in a^2 for a < 0.6, lowest power first.
+/// F5: (tanh(a) / a - 1) / a^2 as a polynomial in a^2 for a < 9/16, lowest power first.
 const TANH: [f32; 5] = [f!(0xbeaa_aa9f), f!(0x3e08_84df), f!(0xbd5c_4d5d), f!(0x3caa_61e1), f!(0xbbc1_43bb)];
-/// F8: erf(a) / a - 1 as a polynomial in a^2 for a < 0.9, lowest power first.
-const ERF_NEAR: [f32; 6] =
-    [f!(0x3e03_75d3), f!(0xbec0_9377), f!(0x3de7_0e0c), f!(0xbcdb_5325), f!(0x3ba3_f401), f!(0xba1e_8717)];
-/// F8: log(1 - erf(a)) for 0.9 <= a <= 4, lowest power first.
+/// F8: erf(a) / a - 1 as a polynomial in a^2 for a < 7/8, lowest power first.
+const ERF_NEAR: [f32; 7] = [
+    f!(0x3e03_75d4),
+    f!(0xbec0_93a0),
+    f!(0x3de7_16b0),
+    f!(0xbcdc_0031),
+    f!(0x3baa_1f95),
+    f!(0xba52_c1de),
+    f!(0x38a6_9432),
+];
+/// F8: log(1 - erf(a)) + a^2 for 7/8 <= a <= 4, lowest power first.
 const ERF_FAR: [f32; 7] = [
-    f!(0xb92e_87b8),
-    f!(0xbf90_5ba9),
-    f!(0xbf23_10dd),
-    f!(0xbdd5_3996),
-    f!(0x3cb6_ce8d),
-    f!(0xbb48_e702),
-    f!(0x394f_dae6),
+    f!(0xb90c_0fab),
+    f!(0xbf90_6036),
+    f!(0x3eb9_fd93),
+    f!(0xbdd5_a9a2),
+    f!(0x3cb7_aa86),
+    f!(0xbb4a_a7d2),
+    f!(0x3952_c201),
 ];
 /// F9: e^(t^2 / 2) Phi(-t) (1 + t / 4) as a polynomial in t / (1 + t / 4) - TAIL_CENTRE for t <= 14.5, lowest power
-/// first. The centre is one of those that make the first two coefficients come out close to an f32.
-const TAIL_CENTRE: f32 = f!(0x3fd7_8800);
-const TAIL_VALUE: f32 = f!(0x3e5c_a101);
+/// first. The centre is one of the few for which the rounded coefficients fit well and give exactly 1/2 at t = 0.
+const TAIL_CENTRE: f32 = f!(0x3fbe_0000);
+const TAIL_VALUE: f32 = f!(0x3e70_f334);
 const TAIL_REST: [f32; 10] = [
-    f!(0xbdbe_c8f4),
-    f!(0x3cf8_465d),
-    f!(0xbbe7_b7df),
-    f!(0x3a84_c83e),
-    f!(0xb7e0_8a32),
-    f!(0xb7a7_9dc0),
-    f!(0x3622_d876),
-    f!(0x34e3_87eb),
-    f!(0xb39b_7a0e),
-    f!(0xb23f_af82),
+    f!(0xbdd9_572f),
+    f!(0x3d0e_7782),
+    f!(0xbc01_38dc),
+    f!(0x3a86_a33b),
+    f!(0xb58a_4a3a),
+    f!(0xb7bf_c529),
+    f!(0x35de_8acc),
+    f!(0x3510_17a5),
+    f!(0xb357_cc63),
+    f!(0xb246_dac0),
 ];
 /// F10: 2 sqrt(2 / pi) and 0.044715 times that, each as a pair of f32.
 const GELU_A: (f32, f32) = (f!(0x3fcc_422a), f!(0xb342_bc9b));
@@ -172,7 +179,7 @@ pub fn tanh(x: f32) -> f32 {
     let near = fma(a * z, polynomial(&TANH, z), a);
     let (s, k) = exp_parts(a + a, 0.0);
     let far = 1.0 - 2.0 / ((1.0 + s) * power_of_two(k) + 1.0);
-    canonical(with_sign(if a < 0.6 { near } else { far }, x))
+    canonical(with_sign(if a < 0.5625 { near } else { far }, x))
 }
 
 /// F6: `(q, k)` with 1 / (1 + e^-(x + low)) = q 2^k and q between 0.4 and 1.5.
@@ -218,9 +225,10 @@ pub fn silu(x: f32) -> f32 {
 pub fn erf(x: f32) -> f32 {
     let a = at_most(magnitude(x), 4.0);
     let near = fma(a, polynomial(&ERF_NEAR, a * a), a);
-    let (s, k) = exp_parts(polynomial(&ERF_FAR, a), 0.0);
+    // -a^2 enters by the last rounding, so that it is this rounding that orders the results and not its noise.
+    let (s, k) = exp_parts(fma(-a, a, polynomial(&ERF_FAR, a)), 0.0);
     let far = 1.0 - (1.0 + s) * power_of_two(k);
-    canonical(with_sign(if a < 0.9 { near } else { far }, x))
+    canonical(with_sign(if a < 0.875 { near } else { far }, x))
 }
 
 /// F9: x Phi(x), the GELU, with Phi the normal distribution function.
