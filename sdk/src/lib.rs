@@ -6,13 +6,18 @@
 //! - [`request`]: a request, readable and packed.
 //! - [`commitment`]: request hashes, EIP-712 digests, signed results and their verification offline.
 //! - `client` (feature `client`): a typed client over any alloy provider; `deploy` puts the whole system on a chain.
+//! - [`arithmetic`]: the numbers, to the last bit.
+//! - [`program`]: a model as a graph, its id, its interpreter and the trace of a run; [`merkle`]: the trees they are committed with.
 //!
-//! The reference arithmetic, the graph and its interpreter live here too, without network, SIMD or tensors, so that whoever re-runs a model to
-//! check an answer needs nothing but this crate.
+//! The reference arithmetic, the graph and its interpreter need no network, SIMD or tensors, so that whoever re-runs a model to check an answer
+//! needs nothing but this crate.
 
+pub mod arithmetic;
 pub mod bindings;
 pub mod commitment;
 pub mod ids;
+pub mod merkle;
+pub mod program;
 pub mod request;
 
 #[cfg(feature = "client")]
