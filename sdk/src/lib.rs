@@ -1,1 +1,4 @@
 //! Candor for Rust.
+
+pub mod merkle;
+pub mod program;
