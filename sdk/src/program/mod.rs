@@ -14,19 +14,27 @@
 //!                     Request ──> interpret ──> output bytes, every tensor ──> trace root, openings
 //! ```
 
+mod commitment;
 mod dim;
 mod encoding;
 mod error;
 mod model;
 mod op;
+mod tensor;
+mod trace;
 mod validate;
 mod view;
 mod weights;
 
+pub use commitment::{
+    ARITHMETIC_VERSION, Commitment, NodeOpening, TensorDescriptor, TokenOpening, WeightOpening, WeightsTree,
+};
 pub use dim::{DType, Dim, MAX_DIM, Symbols};
 pub use error::{DecodeError, ModelError, RequestError, RunError};
 pub use model::{Limits, Model, Params, Program, Request};
 pub use op::{BinaryFunction, ConcatAxis, EncodeKind, InputKind, Node, Op, Operand, UnaryFunction};
+pub use tensor::{Tensor, TensorData};
+pub use trace::{TraceBuilder, TraceOpening, TraceTree, tensor_root, tensor_tree};
 pub use validate::{BoundNode, BoundProgram, MAX_NODE_ELEMENTS, MAX_NODES, MAX_OPERANDS, MAX_PARTIALS};
 pub use view::{BoundView, MAX_AXES, MAX_DIGITS, View, ViewAxis};
 pub use weights::{LEAF, WeightBytes, WeightTensor, WeightType, Weights};
