@@ -133,6 +133,7 @@ fn encode_attributes(op: &Op, words: &mut Vec<Word>) {
         Op::Gather
         | Op::Take
         | Op::Convert
+        | Op::MulAdd
         | Op::Select
         | Op::Linear
         | Op::QuantLinear
@@ -172,8 +173,9 @@ fn decode_attributes(code: u8, count: usize, words: &mut Words<'_>) -> Result<Op
         0x06 => Op::Convert,
         0x10 => Op::Unary(words.code("function", UnaryFunction::from_code)?),
         0x11 => Op::Binary { function: words.code("function", BinaryFunction::from_code)?, causal: words.number()? },
-        0x12 => Op::Select,
-        0x13 => Op::Rope { head_dim: words.number()?, rotary: words.number()? },
+        0x12 => Op::MulAdd,
+        0x13 => Op::Select,
+        0x14 => Op::Rope { head_dim: words.number()?, rotary: words.number()? },
         0x20 => Op::Linear,
         0x21 => Op::AttentionScores {
             heads: words.number()?,

@@ -14,10 +14,12 @@
 //!                     Request ──> interpret ──> output bytes, every tensor ──> trace root, openings
 //! ```
 
+mod builder;
 mod commitment;
 mod dim;
 mod encoding;
 mod error;
+mod layers;
 mod model;
 mod op;
 mod tensor;
@@ -26,11 +28,13 @@ mod validate;
 mod view;
 mod weights;
 
+pub use builder::{ProgramBuilder, Value};
 pub use commitment::{
     ARITHMETIC_VERSION, Commitment, NodeOpening, TensorDescriptor, TokenOpening, WeightOpening, WeightsTree,
 };
 pub use dim::{DType, Dim, MAX_DIM, Symbols};
 pub use error::{DecodeError, ModelError, RequestError, RunError};
+pub use layers::{Attention, Image, Window};
 pub use model::{Limits, Model, Params, Program, Request};
 pub use op::{BinaryFunction, ConcatAxis, EncodeKind, InputKind, Node, Op, Operand, UnaryFunction};
 pub use tensor::{Tensor, TensorData};

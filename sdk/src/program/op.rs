@@ -72,6 +72,8 @@ pub enum Op {
         /// Raggedness; see [`Op::extent`].
         causal: u32,
     },
+    /// `fma(X, Y, Z)`, each broadcast.
+    MulAdd,
     /// `X != 0 ? Y : Z`, each broadcast.
     Select,
     /// Rotary embedding of each head's first `rotary` columns; the row is the position; `Y`, `Z` are cos and sin.
@@ -169,6 +171,7 @@ impl Op {
             Self::Convert => "Convert",
             Self::Unary(_) => "Unary",
             Self::Binary { .. } => "Binary",
+            Self::MulAdd => "MulAdd",
             Self::Select => "Select",
             Self::Rope { .. } => "Rope",
             Self::Linear => "Linear",
@@ -202,8 +205,9 @@ impl Op {
             Self::Convert => 0x06,
             Self::Unary(_) => 0x10,
             Self::Binary { .. } => 0x11,
-            Self::Select => 0x12,
-            Self::Rope { .. } => 0x13,
+            Self::MulAdd => 0x12,
+            Self::Select => 0x13,
+            Self::Rope { .. } => 0x14,
             Self::Linear => 0x20,
             Self::AttentionScores { .. } => 0x21,
             Self::AttentionMix { .. } => 0x22,

@@ -150,11 +150,6 @@ impl Model {
                 return fault(index, ("op", "Detokenise and CheckLength come together".to_string()));
             }
         }
-        // The same for the sequence.
-        let sequence_is_claimed = nodes[0].rows.s != 0 || nodes[0].cols.s != 0;
-        if sequence_is_claimed && self.program.input_kind() == Some(InputKind::Tokens) && generated.is_empty() {
-            return fault(0, ("rows", "claims generated tokens that no CheckGenerated checks".to_string()));
-        }
         if generated.is_empty() != (self.limits.max_tokens == 0) {
             let problem = "is 0 exactly if the graph generates nothing".to_string();
             return Err(ModelError::Limits { field: "max_tokens", problem });
@@ -315,7 +310,7 @@ impl Model {
                 check.operands(2)?;
                 check.broadcast()?;
             }
-            Op::Select => {
+            Op::MulAdd | Op::Select => {
                 check.operands(3)?;
                 check.broadcast()?;
             }
