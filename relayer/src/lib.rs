@@ -2,5 +2,6 @@
 
 pub mod chain;
 mod crash;
+pub mod engine;
 pub mod pipeline;
 pub mod store;

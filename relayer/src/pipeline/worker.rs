@@ -2,6 +2,7 @@
 
 use super::{Infer, InferRequest, OperatorSettings, Progress, RelayerError, Served, Shared};
 use crate::{
+    chain::Head,
     crash,
     store::{RequestRow, Step},
 };
@@ -33,12 +34,12 @@ pub(super) async fn run(shared: Arc<Shared>, operator: Arc<OperatorSettings>) ->
 
 /// Takes up what can be answered now. True if there was anything.
 async fn infer(shared: &Shared, operator: &OperatorSettings) -> Result<bool, RelayerError> {
-    let now = shared.head.borrow().timestamp;
-    let rows = shared.store.answerable(operator.account.address(), now, BATCH).await?;
+    let head = *shared.head.borrow();
+    let rows = shared.store.answerable(operator.account.address(), head.timestamp, BATCH).await?;
     let found = !rows.is_empty();
     let mut by_model: HashMap<ModelId, Vec<RequestRow>> = HashMap::new();
     for row in rows {
-        match refuse(&row, operator, now, shared.head.borrow().base_fee) {
+        match refuse(&row, operator, head) {
             Some(reason) => drop_request(shared, &row, &reason).await?,
             None => by_model.entry(row.request.model).or_default().push(row),
         }
@@ -52,19 +53,19 @@ async fn infer(shared: &Shared, operator: &OperatorSettings) -> Result<bool, Rel
 }
 
 /// Why a request is not worth starting.
-fn refuse(row: &RequestRow, operator: &OperatorSettings, now: u64, base_fee: u128) -> Option<String> {
+fn refuse(row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<String> {
     let request = &row.request;
     let Some(served) = operator.models.get(&request.model) else {
         return Some(format!("model {} is not served here", request.model.short()));
     };
-    if now > request.deadline {
+    if head.timestamp > request.deadline {
         return Some(format!("expired at unix second {}", request.deadline));
     }
     if request.fee < served.min_fee {
         return Some(format!("a fee of {} wei, {} asks {} wei", request.fee, served.name, served.min_fee));
     }
-    if request.callback_gas_limit > 0 && u128::from(request.callback_gas_price) < base_fee {
-        return Some(format!("{} wei per gas for the callback, gas costs {base_fee} wei now", request.callback_gas_price));
+    if request.callback_gas_limit > 0 && u128::from(request.callback_gas_price) < head.base_fee {
+        return Some(format!("{} wei per gas for the callback, gas costs {} wei now", request.callback_gas_price, head.base_fee));
     }
     None
 }
