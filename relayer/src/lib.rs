@@ -1,1 +1,3 @@
 //! The Candor relayer.
+pub mod config;
+pub mod keys;
