@@ -1,7 +1,15 @@
 //! The Candor relayer: watches requests, runs models, signs and posts results, settles them.
+//!
+//! - [`config`], [`keys`]: what a person writes, checked; and the keys that never stand in it.
+//! - [`chain`]: reads events in block ranges; owns the account's transactions.
+//! - [`engine`]: runs models on candle with the bits of `docs/arithmetic.md`.
+//! - [`store`]: what survives a kill.
+//! - [`pipeline`]: the daemon; [`pipeline::spawn`] is how the binary, the demo and the tests enter.
 
 pub mod chain;
+pub mod config;
 mod crash;
 pub mod engine;
+pub mod keys;
 pub mod pipeline;
 pub mod store;

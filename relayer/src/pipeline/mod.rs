@@ -182,7 +182,6 @@ impl Handle {
 struct Shared {
     rpc: Rpc,
     store: Store,
-    terms: Terms,
     /// The newest block, as the watcher saw it. Its unix second is the clock that everything here goes by.
     head: watch::Receiver<Head>,
     /// Something new for the worker.
@@ -207,7 +206,6 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
-        terms,
         head,
         work: Notify::new(),
         signed: Notify::new(),

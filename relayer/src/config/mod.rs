@@ -1,0 +1,216 @@
+//! Configuration: `candor.toml`, then environment variables (`CANDOR_SECTION__KEY`), then flags; the later wins.
+//!
+//! Every key has its default here and its explanation in [`template`], and nothing is ignored: an unknown key, a value of the wrong kind,
+//! a missing setting and a secret where none belongs are all reported, together, each with its file and line.
+mod load;
+mod problem;
+mod secret;
+mod setting;
+mod template;
+mod units;
+
+pub use load::{Needs, Sources, known_keys, variable};
+pub use problem::{ConfigError, Origin, Problem, nearest};
+pub use setting::{ModelSource, PathSetting, RpcUrl};
+pub use template::{Known, Preset, template};
+pub use units::{Wei, format_duration, parse_duration};
+
+use alloy::primitives::Address;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "candor.toml";
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Which chain, and how to follow it.
+    pub chain: ChainConfig,
+    /// Who answers. Without it the process answers nothing: it watches, and finalizes what is due if it has a key to pay the gas with.
+    pub operator: Option<OperatorConfig>,
+    /// What a transaction may cost.
+    pub gas: GasConfig,
+    /// Where the state of the work is kept.
+    pub store: StoreConfig,
+    /// Which models are served.
+    pub models: ModelsConfig,
+    /// What is written about it all.
+    pub log: LogConfig,
+}
+
+/// Which chain, and how to follow it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChainConfig {
+    /// Nodes to ask, in order of preference; the next one is used when one fails.
+    #[serde(deserialize_with = "setting::one_or_many")]
+    pub rpc_urls: Vec<RpcUrl>,
+    /// The chain the nodes must be on.
+    pub chain_id: u64,
+    /// The `InferenceOracle`. The registries are read from it.
+    pub oracle: Address,
+    /// Where to start reading: the block the oracle was deployed in, or any later one.
+    pub start_block: u64,
+    /// How many blocks must lie on top of an event before it is acted upon.
+    pub confirmations: u64,
+    /// How often to ask for new blocks.
+    #[serde(with = "units::duration")]
+    pub poll_interval: Duration,
+    /// The most blocks to ask for in one query; nodes refuse too many.
+    pub max_block_range: u64,
+    /// How many blocks already read are read again each time, against nodes that answer before they know.
+    pub overlap: u64,
+}
+
+impl Default for ChainConfig {
+    fn default() -> Self {
+        Self {
+            rpc_urls: Vec::new(),
+            chain_id: 0,
+            oracle: Address::ZERO,
+            start_block: 0,
+            confirmations: 3,
+            poll_interval: Duration::from_secs(2),
+            max_block_range: 1_000,
+            overlap: 16,
+        }
+    }
+}
+
+/// Who answers: its keys, its prices, and where its earnings go.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OperatorConfig {
+    /// The key of the operator's account: sends the transactions and owns the stake.
+    pub account: KeySource,
+    /// The key that signs results. The account's own when not given.
+    pub signer: Option<KeySource>,
+    /// The least the operator answers for, by model name; `default` for the models not named. `candor operator join` publishes these prices.
+    pub min_fee: BTreeMap<String, Wei>,
+    /// Where earnings go. They stay as credit in the oracle when not given.
+    pub payout: Option<PayoutConfig>,
+}
+
+/// The price asked where the configuration says nothing.
+pub const DEFAULT_MIN_FEE: Wei = Wei::milliether(1);
+
+impl OperatorConfig {
+    /// The least fee for the model of this name.
+    pub fn min_fee_for(&self, model: &str) -> Wei {
+        self.min_fee.get(model).or_else(|| self.min_fee.get("default")).copied().unwrap_or(DEFAULT_MIN_FEE)
+    }
+}
+
+/// Where a private key is to be found. Never the key itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeySource {
+    /// An encrypted keystore file. Without one the key comes from the environment.
+    pub keystore: Option<PathSetting>,
+    /// A file that holds the keystore's password. Without one it comes from the environment, or is asked for on a terminal.
+    pub password_file: Option<PathSetting>,
+}
+
+/// Where earnings go, and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PayoutConfig {
+    /// The account that gets them.
+    pub address: Address,
+    /// They are sent when at least this much has come together.
+    pub threshold: Wei,
+}
+
+impl Default for PayoutConfig {
+    fn default() -> Self {
+        Self { address: Address::ZERO, threshold: Wei::milliether(100) }
+    }
+}
+
+/// What a transaction may cost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GasConfig {
+    /// The most to pay for one unit of gas, tip included. Work waits while the chain asks for more.
+    pub max_fee_per_gas: Wei,
+    /// A transaction that is stuck is sent again for this much more, in percent. Nodes refuse less than 10.
+    pub bump_percent: u32,
+    /// When a transaction counts as stuck.
+    #[serde(with = "units::duration")]
+    pub bump_after: Duration,
+    /// The most to spend on gas in 24 hours; work waits when it is reached.
+    pub daily_cap: Wei,
+}
+
+impl Default for GasConfig {
+    fn default() -> Self {
+        Self {
+            max_fee_per_gas: Wei::gwei(100),
+            bump_percent: 15,
+            bump_after: Duration::from_secs(30),
+            daily_cap: Wei::milliether(100),
+        }
+    }
+}
+
+/// Where the state of the work is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The SQLite file. Created when it is not there.
+    pub path: PathSetting,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { path: PathSetting("candor.db".into()) }
+    }
+}
+
+/// Which models are served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelsConfig {
+    /// Names of embedded models, or folders.
+    #[serde(deserialize_with = "setting::one_or_many")]
+    pub serve: Vec<ModelSource>,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self { serve: ModelSource::BUILTIN.iter().map(|name| ModelSource::Builtin(name)).collect() }
+    }
+}
+
+/// What is written about it all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// For eyes or for machines.
+    pub format: LogFormat,
+    /// What to write: `error`, `warn`, `info`, `debug`, `trace`, or per module as in `info,candor_relayer::chain=debug`.
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: "info".into() }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// Coloured lines.
+    Pretty,
+    /// Lines without colours.
+    Plain,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,231 @@
+//! Kinds of settings that know how to be read from a file, a variable or a flag.
+use super::problem::nearest;
+use figment::value::magic::RelativePathBuf;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, IntoDeserializer},
+};
+use std::{
+    fmt,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+};
+
+/// A path. In a file it is relative to that file, elsewhere to the current directory; a leading `~/` is the home directory.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PathSetting(pub PathBuf);
+
+impl PathSetting {
+    fn resolve(path: &RelativePathBuf) -> PathBuf {
+        match (path.original().strip_prefix("~"), std::env::var_os("HOME")) {
+            (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+            _ => path.relative(),
+        }
+    }
+}
+
+impl std::ops::Deref for PathSetting {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl AsRef<Path> for PathSetting {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PathSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for PathSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        RelativePathBuf::deserialize(deserializer).map(|path| Self(Self::resolve(&path)))
+    }
+}
+
+impl Serialize for PathSetting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// A model to serve: one that is inside the binary, or a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// An embedded model, by name.
+    Builtin(&'static str),
+    /// A folder with `model.safetensors` and `config.json`.
+    Folder(PathBuf),
+}
+
+impl ModelSource {
+    /// Names of the models inside the binary.
+    pub const BUILTIN: [&str; 2] = ["credit", "digits"];
+
+    /// Reads a name or a path as a person writes it: a path has a slash or a dot in it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(name) = Self::BUILTIN.iter().find(|name| **name == text) {
+            return Ok(Self::Builtin(name));
+        }
+        if text.contains(['/', '\\', '.']) {
+            return Ok(Self::Folder(text.into()));
+        }
+        let known = Self::BUILTIN.join(", ");
+        Err(match nearest(text, Self::BUILTIN) {
+            Some(name) => format!(
+                "there is no embedded model \"{text}\", did you mean \"{name}\"? (a folder is written ./{text})"
+            ),
+            None => format!("there is no embedded model \"{text}\" (there are {known}; a folder is written ./{text})"),
+        })
+    }
+
+    /// What the model is called: its name, or the last part of its folder's path.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Builtin(name) => (*name).to_owned(),
+            Self::Folder(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = RelativePathBuf::deserialize(deserializer)?;
+        match Self::parse(&path.original().to_string_lossy()).map_err(de::Error::custom)? {
+            Self::Folder(_) => Ok(Self::Folder(PathSetting::resolve(&path))),
+            builtin => Ok(builtin),
+        }
+    }
+}
+
+impl Serialize for ModelSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Builtin(name) => serializer.serialize_str(name),
+            Self::Folder(path) => path.serialize(serializer),
+        }
+    }
+}
+
+/// The address of a node. Many carry a password or an API key, so printing shows the host alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RpcUrl(reqwest::Url);
+
+impl RpcUrl {
+    /// The whole address, for connecting. Not for logs.
+    pub fn expose(&self) -> &reqwest::Url {
+        &self.0
+    }
+
+    /// Whether this is a WebSocket address.
+    pub fn is_websocket(&self) -> bool {
+        self.0.scheme().starts_with("ws")
+    }
+}
+
+impl std::str::FromStr for RpcUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "expected something like http://127.0.0.1:8545 or wss://host/path";
+        let url = reqwest::Url::parse(text.trim())
+            .map_err(|error| format!("not the address of a node ({error}); {example}"))?;
+        match url.scheme() {
+            "http" | "https" | "ws" | "wss" if url.host().is_some() => Ok(Self(url)),
+            scheme => Err(format!("cannot talk to a node over \"{scheme}:\"; {example}")),
+        }
+    }
+}
+
+impl fmt::Display for RpcUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = &self.0;
+        write!(f, "{}://{}", url.scheme(), url.host_str().unwrap_or_default())?;
+        if let Some(port) = url.port() {
+            write!(f, ":{port}")?;
+        }
+        // The path or the query may be an API key.
+        if !matches!(url.path(), "" | "/") || url.query().is_some() {
+            f.write_str("/...")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RpcUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for RpcUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for RpcUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A list, or one text with commas between the items, as it is natural in an environment variable.
+pub(super) fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Visitor<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of texts")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.map(|item| T::deserialize(item.into_deserializer())).collect()
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut items = Vec::new();
+            while let Some(item) = seq.next_element()? {
+                items.push(item);
+            }
+            Ok(items)
+        }
+    }
+    deserializer.deserialize_any(Visitor(PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_s_address_is_printed_without_its_secrets() {
+        for (address, printed) in [
+            ("http://127.0.0.1:8545", "http://127.0.0.1:8545"),
+            ("https://user:hunter2@node.example/v3/0123456789abcdef", "https://node.example/..."),
+            ("wss://node.example/?key=0123456789abcdef", "wss://node.example/..."),
+        ] {
+            let url: RpcUrl = address.parse().unwrap();
+            assert_eq!(url.to_string(), printed);
+            assert_eq!(format!("{url:?}"), printed);
+            assert!(url.expose().as_str().starts_with(address));
+        }
+        assert!("ftp://node.example".parse::<RpcUrl>().unwrap_err().contains("\"ftp:\""));
+        assert!("localhost".parse::<RpcUrl>().unwrap_err().contains("not the address of a node"));
+        assert!("localhost:8545".parse::<RpcUrl>().unwrap_err().contains("\"localhost:\""));
+    }
+
+    #[test]
+    fn models_by_name_and_by_folder() {
+        assert_eq!(ModelSource::parse("digits"), Ok(ModelSource::Builtin("digits")));
+        assert_eq!(ModelSource::parse("./mine"), Ok(ModelSource::Folder("./mine".into())));
+        assert_eq!(ModelSource::parse("../models/mine").unwrap().name(), "mine");
+        assert!(ModelSource::parse("digit").unwrap_err().contains("did you mean \"digits\"?"));
+        assert!(ModelSource::parse("llama").unwrap_err().contains("there are credit, digits"));
+    }
+}

@@ -1,0 +1,133 @@
+//! The configuration file that `candor init` writes: every key there is, with its default and what it is for.
+use super::{Config, DEFAULT_MIN_FEE, Wei, format_duration, variable};
+use alloy::primitives::Address;
+use std::path::Path;
+
+/// What the file is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preset {
+    /// A public chain: whatever depends on the chain is left for the person to fill in.
+    #[default]
+    Public,
+    /// A local anvil with blocks every second: nothing is left to fill in but the address of the oracle.
+    Anvil,
+}
+
+/// What is already known when the file is written.
+#[derive(Clone, Debug, Default)]
+pub struct Known<'a> {
+    /// The oracle's address.
+    pub oracle: Option<Address>,
+    /// The keystore that was just created, as it is to be written, relative to the file.
+    pub keystore: Option<&'a Path>,
+}
+
+/// The text of the file.
+pub fn template(preset: Preset, known: &Known<'_>) -> String {
+    let default = Config::default();
+    let (chain, gas) = (&default.chain, &default.gas);
+    let anvil = preset == Preset::Anvil;
+    // What must be filled in stays commented out, so that it is reported as missing and not taken for real.
+    let setting = |known: Option<String>, example: &str| known.map_or_else(|| format!("# {example}"), |line| line);
+    let rpc = setting(
+        anvil.then(|| r#"rpc_urls = ["http://127.0.0.1:8545"]"#.into()),
+        r#"rpc_urls = ["https://node.example", "https://other.example"]"#,
+    );
+    let id = setting(anvil.then(|| "chain_id = 31337".into()), "chain_id = 1");
+    let oracle = setting(
+        known.oracle.map(|oracle| format!("oracle = \"{oracle}\"")),
+        &format!("oracle = \"{}\"", Address::ZERO),
+    );
+    let keystore = setting(
+        known.keystore.map(|path| format!("keystore = {}", toml_edit::Value::from(path.display().to_string()))),
+        "keystore = \"operator.json\"",
+    );
+    let confirmations = if anvil { 0 } else { chain.confirmations };
+    let poll = format_duration(if anvil { std::time::Duration::from_millis(250) } else { chain.poll_interval });
+    let range = chain.max_block_range;
+    let overlap = chain.overlap;
+    let start = chain.start_block;
+    let fee = DEFAULT_MIN_FEE;
+    let max_fee = gas.max_fee_per_gas;
+    let (bump, after) = (gas.bump_percent, format_duration(gas.bump_after));
+    let cap = if anvil { Wei::milliether(10_000) } else { gas.daily_cap };
+    let threshold = super::PayoutConfig::default().threshold;
+    let store = default.store.path.display();
+    let serve = default.models.serve.iter().map(|model| format!("\"{}\"", model.name())).collect::<Vec<_>>().join(", ");
+    let level = &default.log.level;
+    let example = variable("chain.poll_interval");
+    format!(
+        r#"# Candor's configuration. Lines that begin with # are explanations, or settings that are not used.
+# Any setting can also be given as an environment variable ({example}=1s) or as a flag
+# (--set chain.poll_interval=1s); flags win over variables, variables over this file.
+# Paths are relative to this file. Private keys and passwords never go in here. Check it all with: candor doctor
+
+[chain]
+# Nodes to ask, in order of preference (http, https, ws or wss). The next one is used when one fails.
+{rpc}
+# The chain the nodes must be on.
+{id}
+# The InferenceOracle contract. Everything else is read from it.
+{oracle}
+# Where to start reading: the block the oracle was deployed in, or any later one.
+start_block = {start}
+# How many blocks must lie on top of an event before it is acted upon. More is safer against reorganisations, and slower.
+confirmations = {confirmations}
+# How often to ask for new blocks.
+poll_interval = "{poll}"
+# The most blocks to ask for in one query. Lower it if your node refuses.
+max_block_range = {range}
+# How many blocks already read are read again each time, against nodes that answer before they know everything.
+overlap = {overlap}
+
+# Who answers requests. Without the sections [operator...] nothing is answered, only watched, and finalized if there is a key.
+[operator]
+
+# The account that sends the transactions and owns the stake. Without a keystore the key is read from CANDOR_PRIVATE_KEY.
+[operator.account]
+{keystore}
+# A file with the keystore's password. Without it: CANDOR_KEYSTORE_PASSWORD, or asked for on a terminal.
+# password_file = "operator.password"
+
+# The key that signs results, if it is not the account's own: a hot key that can be replaced without moving the stake.
+# Without a keystore it is read from CANDOR_SIGNER_PRIVATE_KEY; the password from CANDOR_SIGNER_KEYSTORE_PASSWORD.
+# [operator.signer]
+# keystore = "signer.json"
+# password_file = "signer.password"
+
+# The least to answer for, by model. `candor operator join` publishes these prices.
+[operator.min_fee]
+default = "{fee}"
+# credit = "0.0005 ether"
+
+# Where earnings go, when that much has come together. Without this they stay as credit in the oracle.
+# [operator.payout]
+# address = "{zero}"
+# threshold = "{threshold}"
+
+[gas]
+# The most to pay for one unit of gas, tip included. Work waits while the chain asks for more.
+max_fee_per_gas = "{max_fee}"
+# A transaction that is stuck for so long is sent again for so many percent more (10 to 200).
+bump_after = "{after}"
+bump_percent = {bump}
+# The most to spend on gas in 24 hours. Work waits when it is reached.
+daily_cap = "{cap}"
+
+[store]
+# The SQLite file with the state of the work. Created when it is not there.
+path = "{store}"
+
+[models]
+# Which models to serve: names of embedded ones, or folders such as "./my-model".
+serve = [{serve}]
+
+[log]
+# auto (pretty on a terminal, JSON otherwise), pretty, plain or json.
+format = "auto"
+# error, warn, info, debug, trace; or by module, as in "info,candor_relayer::chain=debug".
+level = "{level}"
+"#,
+        zero = Address::ZERO,
+    )
+}
