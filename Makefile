@@ -1,0 +1,60 @@
+# Candor. `make demo` and `make test` are all that a fresh clone needs; everything they use is pinned and comes from package registries.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+FORGE := contracts/tools/forge
+TOOLS := node_modules/.package-lock.json
+
+.PHONY: help setup demo test test-rust test-contracts bench gas lint fmt freeze train doc clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(TOOLS) ## Foundry's tools and solc, pinned in package.json
+$(TOOLS): package.json package-lock.json
+	npm ci --no-audit --no-fund
+	@touch $@
+
+demo: $(TOOLS) ## the main job, narrated: a contract asks, candle answers, the answer is signed, posted, delivered and final
+	cargo run --release --quiet --bin candor -- demo $(ARGS)
+
+test: test-contracts test-rust ## all tests: Solidity, Rust, end to end on anvil
+
+test-contracts: $(TOOLS) ## the Solidity tests
+	$(FORGE) test
+
+test-rust: $(TOOLS) ## the Rust tests, end to end on anvil among them
+	cargo test --workspace
+
+bench: ## this machine's speed beside candle's own kernels
+	cargo bench --bench engine
+
+gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
+	contracts/tools/gas --check
+
+lint: $(TOOLS) ## formatting, clippy, documentation, frozen artifacts
+	cargo fmt --all --check
+	$(FORGE) fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	contracts/tools/freeze --check
+
+fmt: $(TOOLS) ## formats everything
+	cargo fmt --all
+	$(FORGE) fmt
+
+freeze: $(TOOLS) ## writes the compiled contracts into sdk/artifacts and the gas table, after a change of the contracts
+	contracts/tools/freeze
+	contracts/tools/gas
+
+train: ## trains the embedded models again from public data, and prints their accuracy
+	relayer/models/fetch.sh target/data
+	cargo run --release --example train_credit -- --data target/data --out relayer/models/credit
+	cargo run --release --example train_digits -- --data target/data --out relayer/models/digits
+
+doc: ## the Rust documentation
+	cargo doc --workspace --no-deps
+
+clean: ## removes what was built
+	rm -rf target out cache node_modules
