@@ -1,0 +1,102 @@
+//! A relayer as a process of its own, to be killed.
+
+use crate::world::{Operator, World};
+use anyhow::{Context, Result, ensure};
+use reqwest::Url;
+use std::{
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+use tokio::process::{Child, Command};
+
+/// One `candor run`.
+#[derive(Debug)]
+pub struct RelayerProcess {
+    child: Child,
+    log: PathBuf,
+}
+
+/// The binary that `cargo test --workspace` built beside these tests.
+pub fn candor_binary() -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    let path = this.ancestors().nth(2).context("no target folder")?.join("candor");
+    ensure!(path.exists(), "{} does not exist: run `make test`, or `cargo build --bin candor` first", path.display());
+    Ok(path)
+}
+
+/// Writes the configuration of a relayer into a folder.
+pub fn write_config(folder: &Path, world: &World, rpc: &Url) -> Result<PathBuf> {
+    let path = folder.join("candor.toml");
+    std::fs::write(
+        &path,
+        format!(
+            r#"
+[chain]
+rpc_urls = ["{rpc}"]
+chain_id = {chain_id}
+oracle = "{oracle}"
+start_block = 0
+confirmations = 0
+poll_interval = "50ms"
+
+[operator]
+min_fee = {{ default = "1 wei" }}
+
+[gas]
+daily_cap = "100 ether"
+
+[store]
+path = "{store}"
+
+[log]
+format = "plain"
+"#,
+            chain_id = world.client.chain_id,
+            oracle = world.client.oracle,
+            store = folder.join("candor.db").display(),
+        ),
+    )?;
+    Ok(path)
+}
+
+impl RelayerProcess {
+    /// Starts one in `folder`, where its configuration, database and log are; `crash_at` names a place at which it kills itself.
+    pub fn start(folder: &Path, world: &World, rpc: &Url, operator: &Operator, crash_at: Option<&str>) -> Result<Self> {
+        let config = write_config(folder, world, rpc)?;
+        let log = folder.join("log");
+        let file = std::fs::File::options().create(true).append(true).open(&log)?;
+        let mut command = Command::new(candor_binary()?);
+        command
+            .args(["run", "--config"])
+            .arg(config)
+            .env("CANDOR_PRIVATE_KEY", operator.key_hex())
+            .env_remove("CANDOR_CRASH_AT")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .kill_on_drop(true);
+        if let Some(place) = crash_at {
+            command.env("CANDOR_CRASH_AT", place);
+        }
+        Ok(Self { child: command.spawn()?, log })
+    }
+
+    /// Waits until the process ends by itself.
+    pub async fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        tokio::time::timeout(within, self.child.wait())
+            .await
+            .with_context(|| format!("still running after {within:?}; its log:\n{}", self.log()))?
+            .map_err(Into::into)
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// What it wrote, all runs in this folder together.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}

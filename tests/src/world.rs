@@ -1,0 +1,303 @@
+//! Anvil, contracts, models, operators.
+
+use crate::puppet::Callback;
+use alloy::{
+    network::EthereumWallet,
+    primitives::{Address, B256, Bytes, U256, aliases::U96},
+    providers::{DynProvider, Provider, ProviderBuilder, ext::AnvilApi},
+    rpc::types::TransactionReceipt,
+    signers::{SignerSync, local::PrivateKeySigner},
+    sol_types::{SolCall, SolEvent, SolValue},
+};
+use anyhow::{Context, Result, bail, ensure};
+use candor_relayer::{
+    anvil::Anvil,
+    chain::{GasLimits, WatchSettings},
+    models::{Builtin, Loaded},
+    pipeline::{Handle, OperatorSettings, Progress, Served, Settings},
+};
+use candor_sdk::{
+    bindings::{CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus},
+    client::Client,
+    commitment::signature_bytes,
+    deploy::{Artifact, DeploySettings, Deployment, deploy},
+    ids::{ModelId, RequestId},
+};
+use reqwest::Url;
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use tokio::{sync::broadcast, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Wei that every operator asks for an answer here.
+pub const PRICE: u128 = 1_000_000_000_000_000;
+/// Seconds of the challenge window here. Tests move the chain's clock; nobody waits.
+pub const WINDOW: u64 = 600;
+/// Seconds that the drawn operator is alone.
+pub const EXCLUSIVE: u64 = 60;
+/// Seconds until an unanswered request can be cancelled.
+pub const TIMEOUT: u32 = 3600;
+/// Wei per gas offered for callbacks.
+pub const CALLBACK_GAS_PRICE: u64 = 5_000_000_000;
+
+/// The provider that pays for everything that is not a relayer's business.
+pub type TestClient = Client<DynProvider>;
+
+/// An account with stake and a signing key, which are one key here.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    /// The key.
+    pub key: PrivateKeySigner,
+}
+
+impl Operator {
+    /// The account.
+    pub fn address(&self) -> Address {
+        self.key.address()
+    }
+
+    /// As the environment variable has it.
+    pub fn key_hex(&self) -> String {
+        format!("{}", B256::from_slice(&self.key.to_bytes()[..]))
+    }
+}
+
+/// What to ask.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Which model.
+    pub model: ModelId,
+    /// Bytes.
+    pub input: Vec<u8>,
+    /// When to be called.
+    pub delivery: Delivery,
+    /// Gas for the callback.
+    pub callback_gas: u32,
+}
+
+/// A chain with everything on it.
+#[derive(Debug)]
+pub struct World {
+    anvil: Anvil,
+    /// Everybody's client but the relayers'.
+    pub client: TestClient,
+    /// Where the contracts are.
+    pub deployment: Deployment,
+    /// The embedded models by name.
+    pub models: HashMap<&'static str, Arc<Loaded>>,
+    next_key: u8,
+}
+
+impl World {
+    /// Starts anvil, deploys, registers the embedded models.
+    pub async fn start() -> Result<Self> {
+        let anvil = Anvil::start(&["--accounts", "3"]).await?;
+        let owner = PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?;
+        let provider = ProviderBuilder::new()
+            .wallet(EthereumWallet::from(owner.clone()))
+            .connect_client(
+                alloy::rpc::client::ClientBuilder::default().http(anvil.url()).with_poll_interval(Duration::from_millis(20)),
+            )
+            .erased();
+        provider.anvil_set_balance(owner.address(), ether(100_000)).await?;
+        let settings = DeploySettings {
+            dispute_game: Address::ZERO,
+            challenge_window: WINDOW,
+            exclusive_period: EXCLUSIVE,
+            min_timeout: 300,
+            max_timeout: 86_400,
+            stake_per_result: ether(1) / U256::from(10),
+            max_callback_gas: 2_000_000,
+            revocation_gas: 100_000,
+            min_stake: ether(1),
+            withdrawal_delay: 1200,
+        };
+        let deployment = deploy(&provider, owner.address(), &settings).await?;
+        let client = Client::connect(provider, deployment.oracle).await?;
+        let mut models = HashMap::new();
+        for builtin in Builtin::ALL {
+            let loaded = builtin.load()?;
+            client.send(client.register_model(loaded.descriptor(), String::new())).await?;
+            models.insert(builtin.name(), Arc::new(loaded));
+        }
+        Ok(Self { anvil, client, deployment, models, next_key: 1 })
+    }
+
+    /// The endpoint.
+    pub fn rpc_url(&self) -> Url {
+        self.anvil.url()
+    }
+
+    /// A new key with ether.
+    pub async fn account(&mut self) -> Result<PrivateKeySigner> {
+        let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(self.next_key))?;
+        self.next_key += 1;
+        self.client.provider().anvil_set_balance(key.address(), ether(1000)).await?;
+        Ok(key)
+    }
+
+    /// A client that pays with a key.
+    pub async fn client_of(&self, key: &PrivateKeySigner) -> Result<TestClient> {
+        let provider = ProviderBuilder::new()
+            .wallet(EthereumWallet::from(key.clone()))
+            .connect_client(
+                alloy::rpc::client::ClientBuilder::default().http(self.rpc_url()).with_poll_interval(Duration::from_millis(20)),
+            )
+            .erased();
+        Ok(Client::connect(provider, self.deployment.oracle).await?)
+    }
+
+    /// A new operator with `stake`, a registered key and an offer for every model.
+    pub async fn operator(&mut self, stake: U256) -> Result<Operator> {
+        let key = self.account().await?;
+        let client = self.client_of(&key).await?;
+        client.send(client.deposit_stake(key.address(), stake)).await?;
+        let consent = key.sign_hash_sync(&client.operators_domain().consent_digest(key.address()))?;
+        client.send(client.add_signer(key.address(), signature_bytes(&consent))).await?;
+        for model in self.models.values() {
+            client.send(client.set_offer(model.id(), PRICE)).await?;
+        }
+        Ok(Operator { key })
+    }
+
+    /// Settings of a relayer of `operator` (none: it only watches) with its database in `folder`.
+    pub fn settings(&self, folder: &Path, operator: Option<&Operator>) -> Settings {
+        let models = self.models.values().map(|loaded| {
+            (loaded.id(), Served { name: loaded.name().to_owned(), min_fee: 1, model: loaded.runner() })
+        });
+        Settings {
+            rpc_urls: vec![self.rpc_url()],
+            chain_id: self.client.chain_id,
+            oracle: self.client.oracle,
+            start_block: 0,
+            watch: WatchSettings {
+                confirmations: 0,
+                poll_interval: Duration::from_millis(50),
+                max_block_range: 1000,
+                overlap: 2,
+            },
+            gas: GasLimits {
+                max_fee_per_gas: 100_000_000_000,
+                max_daily_spend: ether(100),
+                bump_after: Duration::from_secs(10),
+                bump_percent: 15,
+            },
+            store: folder.join("candor.db"),
+            operator: operator.map(|operator| OperatorSettings {
+                account: operator.key.clone(),
+                signer: operator.key.clone(),
+                models: models.collect(),
+                payout: None,
+            }),
+        }
+    }
+
+    /// A relayer in this process.
+    pub async fn relayer(&self, folder: &Path, operator: Option<&Operator>) -> Result<(Handle, broadcast::Receiver<Progress>)> {
+        let (reporter, progress) = broadcast::channel(4096);
+        let settings = self.settings(folder, operator);
+        Ok((candor_relayer::pipeline::spawn(settings, reporter, CancellationToken::new()).await?, progress))
+    }
+
+    /// Arguments and price of a request.
+    pub fn args(&self, ask: &Ask) -> (RequestArgs, U256) {
+        let args = RequestArgs {
+            modelId: ask.model.0,
+            input: ask.input.clone().into(),
+            params: Params::default(),
+            delivery: ask.delivery.clone(),
+            callbackGasLimit: ask.callback_gas,
+            callbackGasPrice: CALLBACK_GAS_PRICE,
+            maxFee: U96::from(PRICE),
+            timeout: TIMEOUT,
+        };
+        (args, U256::from(PRICE) + U256::from(ask.callback_gas) * U256::from(CALLBACK_GAS_PRICE))
+    }
+
+    /// A request by an account without code (no callback).
+    pub async fn ask(&self, model: &str, input: &[u8]) -> Result<RequestId> {
+        let ask = Ask { model: self.models[model].id(), input: input.to_vec(), delivery: Delivery::Final, callback_gas: 0 };
+        let (args, value) = self.args(&ask);
+        request_id(&self.client.send(self.client.request(args, value)).await?)
+    }
+
+    /// A request by a new consumer that behaves so when it is called.
+    pub async fn ask_by_puppet(&self, ask: &Ask, callback: Callback) -> Result<(RequestId, Address)> {
+        use alloy::network::TransactionBuilder;
+        let (args, value) = self.args(ask);
+        let code = callback.creation_code(self.client.oracle, &IInferenceOracle::requestCall { args }.abi_encode());
+        let transaction = alloy::rpc::types::TransactionRequest::default().with_deploy_code(code).with_value(value);
+        let receipt = self.client.provider().send_transaction(transaction).await?.get_receipt().await?;
+        ensure!(receipt.status(), "the consumer was refused");
+        Ok((request_id(&receipt)?, receipt.contract_address.context("no contract")?))
+    }
+
+    /// Deploys one of the example consumers, with the oracle and whatever else its constructor takes.
+    pub async fn deploy_consumer(&self, artifact: &Artifact, arguments: impl SolValue) -> Result<Address> {
+        Ok(artifact.deploy(self.client.provider(), arguments.abi_encode()).await?.0)
+    }
+
+    /// Waits until a request stands somewhere.
+    pub async fn wait_for(&self, id: RequestId, wanted: RequestStatus) -> Result<CallbackStatus> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (status, callback) = self.client.status(id).await?;
+            if status == wanted {
+                return Ok(callback);
+            }
+            if Instant::now() > deadline {
+                bail!("request {id} is {status:?} after a minute, expected {wanted:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Moves the chain's clock.
+    pub async fn pass(&self, seconds: u64) -> Result<()> {
+        self.client.provider().anvil_increase_time(seconds).await?;
+        self.client.provider().anvil_mine(Some(1), None).await?;
+        Ok(())
+    }
+
+    /// Waits for a result, passes the window, waits for finality. The result's output.
+    pub async fn settle(&self, id: RequestId) -> Result<Bytes> {
+        self.wait_for(id, RequestStatus::Fulfilled).await?;
+        self.pass(WINDOW).await?;
+        self.wait_for(id, RequestStatus::Finalized).await?;
+        Ok(self.client.fulfilled(id, 0).await?.context("no result")?.0.output)
+    }
+
+    /// How many events of a kind there are for a request, from the first block on.
+    pub async fn count<E: SolEvent>(&self, id: RequestId) -> Result<usize> {
+        let filter = alloy::rpc::types::Filter::new()
+            .address(self.client.oracle)
+            .event_signature(E::SIGNATURE_HASH)
+            .topic1(B256::from(U256::from(id.0)))
+            .from_block(0);
+        Ok(self.client.provider().get_logs(&filter).await?.len())
+    }
+
+    /// Balance of the oracle: everything that is owed to somebody.
+    pub async fn oracle_balance(&self) -> Result<U256> {
+        Ok(self.client.provider().get_balance(self.client.oracle).await?)
+    }
+
+    /// What the reference interpreter answers: the one right answer.
+    pub fn right_answer(&self, model: &str, input: &[u8]) -> Result<Vec<u8>> {
+        self.models[model].reference(input, &candor_sdk::program::Params::default(), [0; 32])
+    }
+}
+
+/// Wei of so many ether.
+pub fn ether(amount: u64) -> U256 {
+    U256::from(amount) * U256::from(10).pow(U256::from(18))
+}
+
+/// The request made in a transaction.
+pub fn request_id(receipt: &TransactionReceipt) -> Result<RequestId> {
+    receipt
+        .logs()
+        .iter()
+        .find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok())
+        .map(|event| RequestId(event.id))
+        .context("no request in the transaction")
+}
