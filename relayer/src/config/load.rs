@@ -155,7 +155,7 @@ struct Layer {
 }
 
 enum LayerKind {
-    File { path: PathBuf, document: ImDocument<String> },
+    File { path: PathBuf, document: Box<ImDocument<String>> },
     Env,
     Flags,
 }
@@ -182,7 +182,7 @@ impl Layer {
             .map_err(|error| fault(error.message(), error.span().map(|span| span.start)))?;
         let mut data = Toml::string(&text).data().map_err(|error| fault(&error.to_string(), None))?;
         let dict = data.remove(&Profile::Default).unwrap_or_default();
-        Ok(Self { kind: LayerKind::File { path: path.to_owned(), document }, dict })
+        Ok(Self { kind: LayerKind::File { path: path.to_owned(), document: Box::new(document) }, dict })
     }
 
     fn origin(&self, path: &[String]) -> Origin {
