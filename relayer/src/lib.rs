@@ -6,6 +6,7 @@
 //! - [`store`]: what survives a kill.
 //! - [`pipeline`]: the daemon; [`pipeline::spawn`] is how the binary, the demo and the tests enter.
 
+pub mod anvil;
 pub mod chain;
 pub mod config;
 mod crash;

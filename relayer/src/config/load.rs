@@ -9,7 +9,7 @@ use super::{
 };
 use figment::{
     Figment, Metadata, Profile, Provider,
-    error::Kind,
+    error::{Actual, Kind},
     providers::{Format, Toml},
     value::{Dict, Map, Value},
 };
@@ -74,7 +74,7 @@ impl Sources {
             layers.push(Layer::file(path)?);
         }
         layers.push(self.env_layer(&mut problems));
-        layers.push(Layer { kind: LayerKind::Flags, dict: nest(&self.flags) });
+        layers.push(Layer { kind: LayerKind::Flags, dict: split_lists(nest(&self.flags)) });
 
         for layer in &mut layers {
             for leak in secret::find(&layer.dict) {
@@ -88,7 +88,9 @@ impl Sources {
                 Ok(config) => break config,
                 Err(error) => error,
             };
-            let culprit = layers.iter_mut().rev().find_map(|layer| Some((longest(&layer.dict, &error.path)?, layer)));
+            // Of the layers that know something of the setting, the one that knows the most; of equals, the one that wins.
+            let known = layers.iter_mut().filter_map(|layer| Some((longest(&layer.dict, &error.path)?, layer)));
+            let culprit = known.max_by_key(|(path, _)| path.len());
             let Some((path, layer)) = culprit else {
                 // Every key has a default, so every error is about a value that is there.
                 problems.push(Problem { origin: Origin::None, key: String::new(), message: error.to_string() });
@@ -97,12 +99,6 @@ impl Sources {
             problems.push(layer.problem(&path, explain(&error.kind, &error.path)));
             remove(&mut layer.dict, &path);
         };
-        problems.sort_by_key(|problem| match &problem.origin {
-            Origin::File(_, line) => (0, line.unwrap_or(0)),
-            Origin::Env(_) => (1, 0),
-            Origin::Flag => (2, 0),
-            Origin::None => (3, 0),
-        });
 
         let known_bad: HashSet<String> = problems.iter().map(|problem| problem.key.clone()).collect();
         for (key, message) in inconsistencies(&config, needs) {
@@ -117,6 +113,12 @@ impl Sources {
         if problems.is_empty() {
             return Ok(config);
         }
+        problems.sort_by_key(|problem| match &problem.origin {
+            Origin::File(_, line) => (0, line.unwrap_or(0)),
+            Origin::Env(_) => (1, 0),
+            Origin::Flag => (2, 0),
+            Origin::None => (3, 0),
+        });
         if file.is_none() && problems.iter().any(|problem| problem.key == "chain.oracle") {
             let message =
                 format!("there is no {DEFAULT_FILE} here: `candor init` writes one, --config FILE names another");
@@ -137,12 +139,12 @@ impl Sources {
                 && let Some(meant) = known_keys().iter().find(|known| known.replace('.', "_") == key)
             {
                 // One underscore where two belong is the slip everybody makes; other programs' variables are none of our business.
-                let message = format!("unknown environment variable {name}, did you mean {}?", variable(meant));
-                problems.push(Problem { origin: Origin::None, key: meant.clone(), message });
+                let message = format!("no setting is called so, did you mean {}?", variable(meant));
+                problems.push(Problem { origin: Origin::Env(name.clone()), key: meant.clone(), message });
             }
         }
         settings.sort();
-        Layer { kind: LayerKind::Env, dict: nest(&settings) }
+        Layer { kind: LayerKind::Env, dict: split_lists(nest(&settings)) }
     }
 }
 
@@ -153,7 +155,7 @@ struct Layer {
 }
 
 enum LayerKind {
-    File { path: PathBuf, document: ImDocument<String> },
+    File { path: PathBuf, document: Box<ImDocument<String>> },
     Env,
     Flags,
 }
@@ -180,7 +182,7 @@ impl Layer {
             .map_err(|error| fault(error.message(), error.span().map(|span| span.start)))?;
         let mut data = Toml::string(&text).data().map_err(|error| fault(&error.to_string(), None))?;
         let dict = data.remove(&Profile::Default).unwrap_or_default();
-        Ok(Self { kind: LayerKind::File { path: path.to_owned(), document }, dict })
+        Ok(Self { kind: LayerKind::File { path: path.to_owned(), document: Box::new(document) }, dict })
     }
 
     fn origin(&self, path: &[String]) -> Origin {
@@ -238,6 +240,22 @@ pub fn known_keys() -> &'static [String] {
     })
 }
 
+/// Where a list belongs and a text is given, as is natural in an environment variable: the items between its commas.
+fn split_lists(mut dict: Dict) -> Dict {
+    for key in known_keys() {
+        let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+        let Some(Value::String(_, text)) = lookup(&dict, &path) else { continue };
+        // A list is what takes an empty one.
+        let layer = Layer { kind: LayerKind::Flags, dict: nest(&[(key.clone(), "[]".to_owned())]) };
+        if Figment::new().merge(&layer).extract::<Config>().is_ok() {
+            let items: Vec<Value> =
+                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect();
+            insert(&mut dict, &path, items.into());
+        }
+    }
+    dict
+}
+
 /// The environment variable that sets a key.
 pub fn variable(key: &str) -> String {
     format!("CANDOR_{}", key.replace('.', "__").to_ascii_uppercase())
@@ -274,6 +292,20 @@ fn longest(dict: &Dict, path: &[String]) -> Option<Vec<String>> {
     (1..=path.len()).rev().map(|n| &path[..n]).find(|path| lookup(dict, path).is_some()).map(<[String]>::to_vec)
 }
 
+fn insert(dict: &mut Dict, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [last] => {
+            dict.insert(last.clone(), value);
+        }
+        [first, rest @ ..] => {
+            if let Some(Value::Dict(_, inner)) = dict.get_mut(first) {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
 fn remove(dict: &mut Dict, path: &[String]) {
     match path {
         [] => {}
@@ -308,7 +340,15 @@ fn line_at(text: &str, offset: usize) -> usize {
 
 /// What serde found wrong, in words for the person who wrote it.
 fn explain(kind: &Kind, path: &[String]) -> String {
-    let full = path.join(".");
+    // Items of lists are counted as people count; figment's own names for the parts of a path are left out.
+    let mut full = String::new();
+    for part in path.iter().filter(|part| !part.starts_with("___figment")) {
+        match part.parse::<usize>() {
+            Ok(index) => full += &format!("[item {}]", index + 1),
+            Err(_) if full.is_empty() => full += part,
+            Err(_) => full += &format!(".{part}"),
+        }
+    }
     match kind {
         Kind::UnknownField(name, fields) => {
             let section = &path[..path.len().saturating_sub(1)];
@@ -334,8 +374,20 @@ fn explain(kind: &Kind, path: &[String]) -> String {
         },
         Kind::InvalidType(given, expected) | Kind::InvalidValue(given, expected) => {
             let expected = match expected.as_str() {
-                "u64" | "u32" | "u16" | "u8" => "a whole number",
+                "u64" | "u32" => "a whole number",
+                "a string" | "path string" => "a text",
+                "a sequence" => "a list",
                 other => other.strip_prefix("struct ").map_or(other, |_| "a table"),
+            };
+            let given = match given {
+                Actual::Bool(value) => value.to_string(),
+                Actual::Unsigned(number) => number.to_string(),
+                Actual::Signed(number) => number.to_string(),
+                Actual::Float(number) => number.to_string(),
+                Actual::Str(text) => format!("\"{text}\""),
+                Actual::Seq => "a list".into(),
+                Actual::Map => "a table".into(),
+                other => other.to_string(),
             };
             format!("`{full}`: expected {expected}, found {given}")
         }
@@ -362,7 +414,10 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
     check(
         chain.max_block_range > 0 && chain.overlap >= chain.max_block_range,
         "chain.overlap",
-        ": must be less than chain.max_block_range, or reading never gets ahead",
+        &format!(
+            ": must be less than chain.max_block_range, or reading never gets ahead ({} is not less than {})",
+            chain.overlap, chain.max_block_range
+        ),
     );
     let gas = &config.gas;
     check(gas.max_fee_per_gas == super::Wei::ZERO, "gas.max_fee_per_gas", ": must be more than nothing");

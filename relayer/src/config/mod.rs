@@ -7,11 +7,13 @@ mod problem;
 mod secret;
 mod setting;
 mod template;
+#[cfg(test)]
+mod tests;
 mod units;
 
 pub use load::{Needs, Sources, known_keys, variable};
 pub use problem::{ConfigError, Origin, Problem, nearest};
-pub use setting::{ModelSource, PathSetting, RpcUrl};
+pub use setting::{ModelSource, PathSetting, RpcUrl, parse_address};
 pub use template::{Known, Preset, template};
 pub use units::{Wei, format_duration, parse_duration};
 
@@ -45,11 +47,11 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct ChainConfig {
     /// Nodes to ask, in order of preference; the next one is used when one fails.
-    #[serde(deserialize_with = "setting::one_or_many")]
     pub rpc_urls: Vec<RpcUrl>,
     /// The chain the nodes must be on.
     pub chain_id: u64,
     /// The `InferenceOracle`. The registries are read from it.
+    #[serde(with = "setting::address")]
     pub oracle: Address,
     /// Where to start reading: the block the oracle was deployed in, or any later one.
     pub start_block: u64,
@@ -118,6 +120,7 @@ pub struct KeySource {
 #[serde(default, deny_unknown_fields)]
 pub struct PayoutConfig {
     /// The account that gets them.
+    #[serde(with = "setting::address")]
     pub address: Address,
     /// They are sent when at least this much has come together.
     pub threshold: Wei,
@@ -174,7 +177,6 @@ impl Default for StoreConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ModelsConfig {
     /// Names of embedded models, or folders.
-    #[serde(deserialize_with = "setting::one_or_many")]
     pub serve: Vec<ModelSource>,
 }
 

@@ -1,13 +1,10 @@
 //! Kinds of settings that know how to be read from a file, a variable or a flag.
 use super::problem::nearest;
+use alloy::primitives::Address;
 use figment::value::magic::RelativePathBuf;
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, IntoDeserializer},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
     fmt,
-    marker::PhantomData,
     path::{Path, PathBuf},
 };
 
@@ -176,27 +173,31 @@ impl Serialize for RpcUrl {
     }
 }
 
-/// A list, or one text with commas between the items, as it is natural in an environment variable.
-pub(super) fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct Visitor<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of texts")
-        }
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            items.map(|item| T::deserialize(item.into_deserializer())).collect()
-        }
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
-            let mut items = Vec::new();
-            while let Some(item) = seq.next_element()? {
-                items.push(item);
-            }
-            Ok(items)
-        }
+/// Reads an account's address. Capitals, where there are some, are a checksum, and must be right.
+pub fn parse_address(text: &str) -> Result<Address, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    if digits.len() != 40 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(format!("\"{text}\" is not an address: expected 0x and 40 hexadecimal digits"));
     }
-    deserializer.deserialize_any(Visitor(PhantomData))
+    let address: Address = text.parse().map_err(|error| format!("\"{text}\" is not an address: {error}"))?;
+    let mixed = digits.bytes().any(|b| b.is_ascii_uppercase()) && digits.bytes().any(|b| b.is_ascii_lowercase());
+    if mixed && !address.to_string().ends_with(digits) {
+        return Err(format!("\"{text}\" is not an address: its checksum is wrong, so one of its digits probably is"));
+    }
+    Ok(address)
+}
+
+/// `#[serde(with = "address")]` for fields that people write.
+pub(super) mod address {
+    use super::{Address, Deserialize, Deserializer, Serializer, de, parse_address};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Address, D::Error> {
+        parse_address(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(address: &Address, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +219,18 @@ mod tests {
         assert!("ftp://node.example".parse::<RpcUrl>().unwrap_err().contains("\"ftp:\""));
         assert!("localhost".parse::<RpcUrl>().unwrap_err().contains("not the address of a node"));
         assert!("localhost:8545".parse::<RpcUrl>().unwrap_err().contains("\"localhost:\""));
+    }
+
+    #[test]
+    fn addresses_with_their_checksum() {
+        let address = Address::from([0xab; 20]);
+        for text in [address.to_string(), address.to_string().to_lowercase(), format!("{address:x}")] {
+            assert_eq!(parse_address(&text), Ok(address), "{text}");
+        }
+        let slip = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92267";
+        assert!(parse_address(slip).unwrap_err().contains("its checksum is wrong"));
+        assert!(parse_address("0xf39Fd6").unwrap_err().contains("expected 0x and 40"));
+        assert!(parse_address(&"g".repeat(40)).unwrap_err().contains("expected 0x and 40"));
     }
 
     #[test]

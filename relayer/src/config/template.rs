@@ -28,7 +28,7 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let (chain, gas) = (&default.chain, &default.gas);
     let anvil = preset == Preset::Anvil;
     // What must be filled in stays commented out, so that it is reported as missing and not taken for real.
-    let setting = |known: Option<String>, example: &str| known.map_or_else(|| format!("# {example}"), |line| line);
+    let setting = |known: Option<String>, example: &str| known.unwrap_or_else(|| format!("# {example}"));
     let rpc = setting(
         anvil.then(|| r#"rpc_urls = ["http://127.0.0.1:8545"]"#.into()),
         r#"rpc_urls = ["https://node.example", "https://other.example"]"#,

@@ -131,7 +131,7 @@ pub fn format_duration(duration: Duration) -> String {
     let (name, unit) = TIME
         .iter()
         .rev()
-        .find(|(_, unit)| milliseconds > 0 && milliseconds % u128::from(*unit) == 0)
+        .find(|(_, unit)| milliseconds > 0 && milliseconds.is_multiple_of(u128::from(*unit)))
         .unwrap_or(&TIME[1]);
     format!("{}{name}", milliseconds / u128::from(*unit))
 }
