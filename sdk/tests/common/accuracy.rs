@@ -5,17 +5,17 @@ use candor_sdk::arithmetic::{functions, scalar};
 
 /// What a function is compared with.
 #[derive(Clone, Copy)]
-pub struct Subject {
-    pub name: &'static str,
+pub(crate) struct Subject {
+    pub(crate) name: &'static str,
     /// Fills the outputs for a run of inputs.
-    pub evaluate: fn(&[f32], &mut [f32]),
+    pub(crate) evaluate: fn(&[f32], &mut [f32]),
     /// The mathematical function in binary64, right to a relative error of [`REFERENCE_ERROR`].
-    pub reference: fn(f64) -> f64,
-    pub monotonic: Monotonic,
+    pub(crate) reference: fn(f64) -> f64,
+    pub(crate) monotonic: Monotonic,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-pub enum Monotonic {
+pub(crate) enum Monotonic {
     No,
     Increasing,
     /// From +0 on.
@@ -24,20 +24,20 @@ pub enum Monotonic {
 
 /// A generous bound of the relative error of every reference: 2^-43. `libm` is right to about 2^-52; the worst
 /// amplification is in the far tail of the two GELUs, where e^-y with y near 105 turns 2^-53 in y into 2^-46.
-pub const REFERENCE_ERROR: f64 = 1.0 / (1u64 << 43) as f64;
+pub(crate) const REFERENCE_ERROR: f64 = 1.0 / (1u64 << 43) as f64;
 
 /// The number of distinct f32 that are not NaN, counting both zeros: ranks go from 0 (-inf) to this, exclusive.
-pub const RANKS: u64 = 2 * 0x7f80_0001;
+pub(crate) const RANKS: u64 = 2 * 0x7f80_0001;
 
 /// The f32 of a rank: all of them from -inf to +inf in ascending order, -0 before +0.
-pub fn ranked(rank: u64) -> f32 {
+pub(crate) fn ranked(rank: u64) -> f32 {
     let rank = rank as u32;
     f32::from_bits(if rank <= 0x7f80_0000 { 0xff80_0000 - rank } else { rank - 0x7f80_0001 })
 }
 
 /// Rank of an f32 that is not NaN.
-#[allow(dead_code, reason = "the example walks all ranks")]
-pub fn rank_of(x: f32) -> u64 {
+#[allow(dead_code, reason = "only the sampled test looks for a particular input")]
+pub(crate) fn rank_of(x: f32) -> u64 {
     let bits = x.to_bits();
     u64::from(if bits >> 31 == 1 { 0xff80_0000 - bits } else { bits + 0x7f80_0001 })
 }
@@ -70,7 +70,7 @@ fn gelu_tanh(x: f64) -> f64 {
 macro_rules! subjects {
     ($($name:ident, $reference:expr, $monotonic:ident;)*) => {
         /// Every function there is.
-        pub const SUBJECTS: &[Subject] = &[$(Subject {
+        pub(crate) const SUBJECTS: &[Subject] = &[$(Subject {
             name: stringify!($name),
             evaluate: |x, y| evaluate(functions::$name, x, y),
             reference: $reference,
@@ -115,25 +115,25 @@ fn evaluate(f: impl Fn(f32) -> f32, x: &[f32], y: &mut [f32]) {
 
 /// What was found out about a function.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
-    pub inputs: u64,
+pub(crate) struct Report {
+    pub(crate) inputs: u64,
     /// Largest distance from the correctly rounded result, in units in the last place, and the input it happened at.
-    pub max_ulp: u32,
-    pub worst: u32,
+    pub(crate) max_ulp: u32,
+    pub(crate) worst: u32,
     /// Results that are not the correctly rounded ones.
-    pub misrounded: u64,
+    pub(crate) misrounded: u64,
     /// Results whose correct rounding the reference cannot tell; counted with the distance of the farther candidate.
-    pub undecided: u64,
+    pub(crate) undecided: u64,
     /// Neighbours in the wrong order.
-    pub disorder: u64,
+    pub(crate) disorder: u64,
     /// Wrong specials: a NaN that should not be or is not canonical, or a zero of the wrong sign.
-    pub wrong: u64,
+    pub(crate) wrong: u64,
     /// Sum over all inputs of a mix of input and output bits; independent of the order of evaluation.
-    pub checksum: u64,
+    pub(crate) checksum: u64,
 }
 
 impl Report {
-    pub fn merge(&mut self, other: &Report) {
+    pub(crate) fn merge(&mut self, other: &Report) {
         self.inputs += other.inputs;
         if other.max_ulp > self.max_ulp {
             (self.max_ulp, self.worst) = (other.max_ulp, other.worst);
@@ -160,7 +160,7 @@ fn place(x: f32) -> i64 {
 }
 
 /// Measures the inputs of ranks `start..end`; the order of the first is compared with the rank before it.
-pub fn measure(subject: &Subject, start: u64, end: u64) -> Report {
+pub(crate) fn measure(subject: &Subject, start: u64, end: u64) -> Report {
     let mut report = Report::default();
     let (mut x, mut y) = ([0.0; 4096], [0.0; 4096]);
     let mut previous = f32::NAN;
@@ -211,7 +211,7 @@ pub fn measure(subject: &Subject, start: u64, end: u64) -> Report {
 }
 
 /// Every NaN in must come out as the one NaN.
-pub fn measure_nans(subject: &Subject, payloads: impl Iterator<Item = u32>) -> Report {
+pub(crate) fn measure_nans(subject: &Subject, payloads: impl Iterator<Item = u32>) -> Report {
     let mut report = Report::default();
     for payload in payloads {
         for bits in [0x7f80_0000 | payload, 0xff80_0000 | payload] {
