@@ -1,5 +1,3 @@
-//! temp
-pub use candor_sdk::program::Request as InferRequest;
-/// temp
-#[derive(Debug, thiserror::Error)]
-pub enum InferError {}
+//! Engine.
+pub mod kernels;
+pub mod ops;
