@@ -211,7 +211,13 @@ mod tests {
 
     #[test]
     fn a_decimal_is_the_nearest_f32() {
-        for (text, bits) in [("0.1", 0x3dcc_cccd), ("0.003921568859368563", 0x3b80_8081), ("-0.0", 0x8000_0000), ("3", 0x4040_0000), ("1e-45", 1)] {
+        for (text, bits) in [
+            ("0.1", 0x3dcc_cccd),
+            ("0.003921568859368563", 0x3b80_8081),
+            ("-0.0", 0x8000_0000),
+            ("3", 0x4040_0000),
+            ("1e-45", 1),
+        ] {
             let Decimal(value) = serde_json::from_str(text).expect("a number");
             assert_eq!(value.to_bits(), bits, "{text}");
         }

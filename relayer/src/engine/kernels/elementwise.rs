@@ -124,6 +124,29 @@ fn zip_all<F: Fn(f32, f32) -> f32>(f: F, a: &[f32], b: &[f32], out: &mut [f32]) 
     }
 }
 
+/// `out[i] = fma(x[i], y[i], z[i])`.
+pub fn mul_add(isa: Isa, x: &[f32], y: &[f32], z: &[f32], out: &mut [f32]) {
+    ternary(isa, scalar::fma, x, y, z, out);
+}
+
+/// `out[i] = x[i] != 0 ? y[i] : z[i]`.
+pub fn select(isa: Isa, x: &[f32], y: &[f32], z: &[f32], out: &mut [f32]) {
+    ternary(isa, |x, y, z| if x != 0.0 { y } else { z }, x, y, z, out);
+}
+
+per_isa! {
+    /// `out[i] = f(x[i], y[i], z[i])`.
+    fn ternary[F: Fn(f32, f32, f32) -> f32](isa, f: F, x: &[f32], y: &[f32], z: &[f32], out: &mut [f32]) =
+        ternary_all(f, x, y, z, out)
+}
+
+#[inline(always)]
+fn ternary_all<F: Fn(f32, f32, f32) -> f32>(f: F, x: &[f32], y: &[f32], z: &[f32], out: &mut [f32]) {
+    for (((out, &x), &y), &z) in out.iter_mut().zip(x).zip(y).zip(z) {
+        *out = f(x, y, z);
+    }
+}
+
 per_isa! {
     /// `x[i] = add(x[i], b[i])`.
     fn add_in_place(isa, x: &mut [f32], b: &[f32]) = add_all(x, b)

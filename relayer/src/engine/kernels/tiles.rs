@@ -184,25 +184,21 @@ mod x86 {
         };
     }
 
-    tiles!(f32, f32_avx512, f32_avx2, f32_widen512, f32_widen256, |p| _mm512_loadu_ps(p), |p| _mm256_loadu_ps(p));
-    tiles!(
-        f16,
-        f16_avx512,
-        f16_avx2,
-        f16_widen512,
-        f16_widen256,
+    tiles! {
+        f32, f32_avx512, f32_avx2, f32_widen512, f32_widen256,
+        |p| _mm512_loadu_ps(p),
+        |p| _mm256_loadu_ps(p)
+    }
+    tiles! {
+        f16, f16_avx512, f16_avx2, f16_widen512, f16_widen256,
         |p| _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
-        |p| { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
-    );
-    tiles!(
-        bf16,
-        bf16_avx512,
-        bf16_avx2,
-        bf16_widen512,
-        bf16_widen256,
+        |p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
+    }
+    tiles! {
+        bf16, bf16_avx512, bf16_avx2, bf16_widen512, bf16_widen256,
         |p| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))),
         |p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()))))
-    );
+    }
 
     macro_rules! weight {
         ($element:ty, $avx512:ident, $avx2:ident, $widen512:ident, $widen256:ident, $widen:expr) => {

@@ -4,6 +4,7 @@ use super::{Extent, elements, for_each_row};
 use crate::engine::kernels::{Isa, elementwise};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape};
 use candor_sdk::program::{BinaryFunction, Op, UnaryFunction};
+use std::borrow::Cow;
 
 /// `f(x)` of every element.
 pub struct Unary {
@@ -77,16 +78,10 @@ impl CustomOp2 for Binary {
             for_each_row(&mut out, cols, cols, |i, out| {
                 let (request, row) = (i / rows, i % rows);
                 let defined = Op::extent(self.causal, row, cols);
-                let a = self.a.row(a, request, row);
-                let b = self.b.row(b, request, row);
-                let cut = |x: &mut &[f32]| {
-                    if x.len() > 1 {
-                        *x = &x[..defined];
-                    }
-                };
-                let (mut a, mut b) = (a, b);
-                cut(&mut a);
-                cut(&mut b);
+                let a = repeated(self.a.row(a, request, row), cols);
+                let b = repeated(self.b.row(b, request, row), cols);
+                let cut = |x: &[f32]| if x.len() == 1 { 1 } else { defined };
+                let (a, b) = (&a[..cut(&a)], &b[..cut(&b)]);
                 elementwise::binary(self.isa, self.function, a, b, &mut out[..defined]);
             });
         }
@@ -94,8 +89,26 @@ impl CustomOp2 for Binary {
     }
 }
 
-/// `x != 0 ? y : z`, each broadcast.
-pub struct Select {
+/// A row of an operand, repeated to `cols` columns unless it is a single number, which the kernels repeat themselves.
+fn repeated(row: &[f32], cols: usize) -> Cow<'_, [f32]> {
+    if row.len() == 1 || row.len() == cols { row.into() } else { row.repeat(cols / row.len()).into() }
+}
+
+/// A function of three elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TernaryFunction {
+    /// `x != 0 ? y : z`
+    Select,
+    /// `fma(x, y, z)`
+    MulAdd,
+}
+
+/// `f(x, y, z)` of every element, each operand broadcast.
+pub struct Ternary {
+    /// Kernels to use.
+    pub isa: Isa,
+    /// The function.
+    pub function: TernaryFunction,
     /// Requests in the batch.
     pub batch: usize,
     /// Shape of the result.
@@ -104,9 +117,9 @@ pub struct Select {
     pub operands: [Extent; 3],
 }
 
-impl CustomOp3 for Select {
+impl CustomOp3 for Ternary {
     fn name(&self) -> &'static str {
-        "select"
+        "ternary"
     }
 
     fn cpu_fwd(
@@ -118,14 +131,17 @@ impl CustomOp3 for Select {
         z: &CpuStorage,
         lz: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let [x, y, z] = [elements::<f32>(x, lx)?, elements::<f32>(y, ly)?, elements::<f32>(z, lz)?];
+        let data = [elements::<f32>(x, lx)?, elements::<f32>(y, ly)?, elements::<f32>(z, lz)?];
         let Extent { rows, cols, .. } = self.out;
         let mut out = vec![0f32; self.batch * rows * cols];
         for_each_row(&mut out, cols, cols, |i, out| {
-            let [x, y, z] = [(x, 0), (y, 1), (z, 2)].map(|(data, n)| self.operands[n].row(data, i / rows, i % rows));
-            let at = |v: &[f32], c: usize| v[if v.len() == 1 { 0 } else { c }];
-            for (c, out) in out.iter_mut().enumerate() {
-                *out = if at(x, c) != 0.0 { at(y, c) } else { at(z, c) };
+            let [x, y, z] = [0, 1, 2].map(|n| {
+                let row = self.operands[n].row(data[n], i / rows, i % rows);
+                if row.len() == cols { Cow::from(row) } else { row.repeat(cols / row.len()).into() }
+            });
+            match self.function {
+                TernaryFunction::Select => elementwise::select(self.isa, &x, &y, &z, out),
+                TernaryFunction::MulAdd => elementwise::mul_add(self.isa, &x, &y, &z, out),
             }
         });
         Ok((CpuStorage::F32(out), (self.batch * rows, cols).into()))

@@ -130,7 +130,7 @@ impl CustomOp2 for Take {
     }
 }
 
-/// Row lookup: `table[ids[r, 0]]`, widened to f32. The table is a plain tensor of the model, f32, f16 or bf16.
+/// Row lookup: `table[ids[r, 0]]`, floats widened to f32. The table is a tensor of the model in its stored type.
 pub struct Gather {
     /// Rows of the table.
     pub rows: usize,
@@ -139,18 +139,23 @@ pub struct Gather {
 }
 
 impl Gather {
-    fn run<W: Weight>(&self, ids: &[u32], table: &[W]) -> Result<CpuStorage> {
+    fn run<W: Copy + Sync, T: Copy + Default + Send>(
+        &self,
+        ids: &[u32],
+        table: &[W],
+        element: impl Fn(W) -> T + Sync,
+    ) -> Result<Vec<T>> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
             bail!("gather: index {id} is out of range: {} rows", self.rows);
         }
-        let mut out = vec![0f32; ids.len() * self.cols];
+        let mut out = vec![T::default(); ids.len() * self.cols];
         for_each_row(&mut out, self.cols, self.cols, |i, out| {
             let row = &table[ids[i] as usize * self.cols..][..self.cols];
-            for (out, w) in out.iter_mut().zip(row) {
-                *out = scalar::canonical(w.widen());
+            for (out, &w) in out.iter_mut().zip(row) {
+                *out = element(w);
             }
         });
-        Ok(CpuStorage::F32(out))
+        Ok(out)
     }
 }
 
@@ -160,13 +165,48 @@ impl CustomOp2 for Gather {
     }
 
     fn cpu_fwd(&self, ids: &CpuStorage, li: &Layout, table: &CpuStorage, lt: &Layout) -> Result<(CpuStorage, Shape)> {
-        let ids = elements::<u32>(ids, li)?;
+        let bytes: Vec<u32>;
+        let ids = match ids {
+            CpuStorage::U8(_) => {
+                bytes = elements::<u8>(ids, li)?.iter().map(|&id| u32::from(id)).collect();
+                &bytes
+            }
+            _ => elements::<u32>(ids, li)?,
+        };
+        fn float<W: Weight>(w: W) -> f32 {
+            scalar::canonical(w.widen())
+        }
         let out = match table {
-            CpuStorage::F32(_) => self.run::<f32>(ids, elements(table, lt)?),
-            CpuStorage::F16(_) => self.run::<f16>(ids, elements(table, lt)?),
-            CpuStorage::BF16(_) => self.run::<bf16>(ids, elements(table, lt)?),
+            CpuStorage::F32(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<f32>)?),
+            CpuStorage::F16(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<f16>)?),
+            CpuStorage::BF16(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<bf16>)?),
+            CpuStorage::U32(_) => CpuStorage::U32(self.run(ids, elements(table, lt)?, |w: u32| w)?),
+            CpuStorage::U8(_) => CpuStorage::U8(self.run(ids, elements(table, lt)?, |w: u8| w)?),
             _ => bail!("gather: unsupported element type"),
-        }?;
+        };
         Ok((out, (ids.len(), self.cols).into()))
+    }
+}
+
+/// Elements of each request as big-endian bytes, row by row: `[batch, bytes]`.
+pub struct Encode {
+    /// Requests in the batch.
+    pub batch: usize,
+}
+
+impl CustomOp1 for Encode {
+    fn name(&self) -> &'static str {
+        "encode"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out: Vec<u8> = match x {
+            CpuStorage::F32(_) => elements::<f32>(x, layout)?.iter().flat_map(|x| x.to_be_bytes()).collect(),
+            CpuStorage::U32(_) => elements::<u32>(x, layout)?.iter().flat_map(|x| x.to_be_bytes()).collect(),
+            CpuStorage::U8(_) => elements::<u8>(x, layout)?.to_vec(),
+            _ => bail!("encode: unsupported element type"),
+        };
+        let shape = (self.batch, out.len() / self.batch).into();
+        Ok((CpuStorage::U8(out), shape))
     }
 }
