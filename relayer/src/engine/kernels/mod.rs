@@ -1,0 +1,12 @@
+//! CPU kernels. Each computes what `docs/arithmetic.md` defines, element by element, to the last bit, and differs from the
+//! reference only in how fast. The kernels know slices and lengths, no graphs and no tensors; `ops` hands them the storage
+//! of candle tensors.
+
+pub mod elementwise;
+pub mod gemm;
+pub mod isa;
+pub mod rows;
+mod tiles;
+
+pub use isa::Isa;
+pub use tiles::Weight;

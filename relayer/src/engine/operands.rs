@@ -1,0 +1,146 @@
+//! A model's weights and constants as candle tensors, each in the layout that its readers want.
+
+use super::error::LoadError;
+use super::kernels::{Weight, gemm};
+use super::ops::Extent;
+use candle_core::{Device, Result, Tensor, WithDType};
+use candor_sdk::arithmetic::scalar;
+use candor_sdk::program::{Model, Op, Operand, WeightTensor, WeightType};
+use half::{bf16, f16};
+use std::collections::HashMap;
+
+/// Everything of a model that does not depend on the request.
+pub(super) struct Operands {
+    /// Panels `[panels, k, 48]` in the stored type, by weight, where a contraction reads it.
+    packed: HashMap<u32, Tensor>,
+    /// `[rows, cols]`, by weight, for all other readers: floats widened to f32.
+    plain: HashMap<u32, (Tensor, Extent)>,
+    /// `[rows, cols]` in the stored type, by weight, where rows are looked up.
+    tables: HashMap<u32, Tensor>,
+    constants: HashMap<u32, Tensor>,
+}
+
+impl Operands {
+    /// Places the weights on `device`.
+    pub(super) fn load(model: &Model, device: &Device) -> std::result::Result<Self, LoadError> {
+        let mut operands =
+            Self { packed: HashMap::new(), plain: HashMap::new(), tables: HashMap::new(), constants: HashMap::new() };
+        for (index, node) in model.program.nodes.iter().enumerate() {
+            for (position, operand) in node.inputs.iter().enumerate() {
+                let placed = match (operand, &node.op, position) {
+                    (Operand::Node(_), ..) => Ok(()),
+                    (Operand::Constant(bits), ..) => operands.add_constant(*bits, device),
+                    (Operand::Weight(weight), op, position) => match model.weights.get(*weight) {
+                        None => continue, // refused by `validate`
+                        Some(tensor) if tensor.dtype().block().is_some() => {
+                            return Err(LoadError::Unsupported {
+                                node: index,
+                                label: node.label.clone(),
+                                what: format!("{} with {:?} weights ({})", op.name(), tensor.dtype(), tensor.name()),
+                            });
+                        }
+                        Some(tensor) => match (op, position) {
+                            (Op::Linear, 1) => operands.add_packed(*weight, tensor, device),
+                            (Op::Gather, 1) => operands.add_table(*weight, tensor, device),
+                            _ => operands.add_plain(*weight, tensor, device),
+                        },
+                    },
+                };
+                placed.map_err(|source| LoadError::Device { device: "cpu".to_string(), source })?;
+            }
+        }
+        Ok(operands)
+    }
+
+    /// The packed panels of a weight.
+    pub(super) fn packed(&self, weight: u32) -> Option<&Tensor> {
+        self.packed.get(&weight)
+    }
+
+    /// A weight whose rows are looked up.
+    pub(super) fn table(&self, weight: u32) -> Option<&Tensor> {
+        self.tables.get(&weight)
+    }
+
+    /// A weight as `[rows, cols]`.
+    pub(super) fn plain(&self, weight: u32) -> Option<&(Tensor, Extent)> {
+        self.plain.get(&weight)
+    }
+
+    /// A constant, `[1, 1]`.
+    pub(super) fn constant(&self, bits: u32) -> Option<&Tensor> {
+        self.constants.get(&bits)
+    }
+
+    fn add_constant(&mut self, bits: u32, device: &Device) -> Result<()> {
+        let tensor = Tensor::from_vec(vec![f32::from_bits(bits)], (1, 1), device)?;
+        self.constants.insert(bits, tensor);
+        Ok(())
+    }
+
+    fn add_packed(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
+        if self.packed.contains_key(&weight) {
+            return Ok(());
+        }
+        let packed = match tensor.dtype() {
+            WeightType::F16 => pack(tensor, f16::from_le_bytes, device),
+            WeightType::Bf16 => pack(tensor, bf16::from_le_bytes, device),
+            _ => pack(tensor, f32::from_le_bytes, device),
+        }?;
+        self.packed.insert(weight, packed);
+        Ok(())
+    }
+
+    fn add_table(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
+        if self.tables.contains_key(&weight) {
+            return Ok(());
+        }
+        let table = match tensor.dtype() {
+            WeightType::F16 => stored(tensor, f16::from_le_bytes, device),
+            WeightType::Bf16 => stored(tensor, bf16::from_le_bytes, device),
+            WeightType::U8 => stored(tensor, u8::from_le_bytes, device),
+            WeightType::U32 => stored(tensor, u32::from_le_bytes, device),
+            _ => stored(tensor, f32::from_le_bytes, device),
+        }?;
+        self.tables.insert(weight, table);
+        Ok(())
+    }
+
+    fn add_plain(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
+        if self.plain.contains_key(&weight) {
+            return Ok(());
+        }
+        let plain = match tensor.dtype() {
+            WeightType::F16 => stored(tensor, |b| scalar::f16_to_f32(u16::from_le_bytes(b)), device),
+            WeightType::Bf16 => stored(tensor, |b| scalar::bf16_to_f32(u16::from_le_bytes(b)), device),
+            WeightType::U8 => stored(tensor, u8::from_le_bytes, device),
+            WeightType::U32 => stored(tensor, u32::from_le_bytes, device),
+            _ => stored(tensor, |b| scalar::canonical(f32::from_le_bytes(b)), device),
+        }?;
+        let extent = Extent { shared: true, rows: tensor.rows(), cols: tensor.cols() };
+        self.plain.insert(weight, (plain, extent));
+        Ok(())
+    }
+}
+
+fn values<T, const N: usize>(tensor: &WeightTensor, element: impl Fn([u8; N]) -> T) -> Vec<T> {
+    tensor.bytes().as_chunks::<N>().0.iter().map(|bytes| element(*bytes)).collect()
+}
+
+fn stored<T: WithDType, const N: usize>(
+    tensor: &WeightTensor,
+    element: impl Fn([u8; N]) -> T,
+    device: &Device,
+) -> Result<Tensor> {
+    Tensor::from_vec(values(tensor, element), (tensor.rows(), tensor.cols()), device)
+}
+
+fn pack<W: Weight + WithDType, const N: usize>(
+    tensor: &WeightTensor,
+    element: impl Fn([u8; N]) -> W,
+    device: &Device,
+) -> Result<Tensor> {
+    let (n, k) = (tensor.rows(), tensor.cols());
+    let packed = gemm::pack(&values(tensor, element), n, k);
+    Tensor::from_vec(packed, (n.div_ceil(gemm::PANEL), k, gemm::PANEL), device)
+}

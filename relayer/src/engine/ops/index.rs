@@ -1,0 +1,212 @@
+//! Operations that move elements: views, column and row lookup.
+
+use super::{Extent, elements, for_each_row};
+use crate::engine::kernels::Weight;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail};
+use candor_sdk::arithmetic::scalar;
+use candor_sdk::program::BoundView;
+use half::{bf16, f16};
+use std::sync::Arc;
+
+/// A view of one request's tensor, as the position in the source of each element; [`IndexMap::FILL`] where there is none.
+pub struct IndexMap {
+    positions: Vec<u32>,
+    identity: bool,
+}
+
+impl IndexMap {
+    /// Stands for an element that the source does not have.
+    pub const FILL: u32 = u32::MAX;
+
+    /// Tabulates a view of `rows x cols` of a source of `source`. `None` if either has more elements than positions.
+    pub fn new(view: &BoundView, (rows, cols): (usize, usize), source: Extent) -> Option<Self> {
+        let len = rows.checked_mul(cols)?;
+        if source.len() >= Self::FILL as usize || len >= Self::FILL as usize {
+            return None;
+        }
+        let mut positions = Vec::with_capacity(len);
+        for r in 0..rows {
+            for c in 0..cols {
+                positions.push(view.source(r, c).map_or(Self::FILL, |(r, c)| (r * source.cols + c) as u32));
+            }
+        }
+        let identity = len == source.len() && positions.iter().enumerate().all(|(i, &p)| i == p as usize);
+        Some(Self { positions, identity })
+    }
+
+    /// Whether the view only renames rows and columns.
+    pub fn is_identity(&self) -> bool {
+        self.identity
+    }
+}
+
+/// A view that moves elements.
+pub struct View {
+    /// Where they come from.
+    pub map: Arc<IndexMap>,
+    /// The element where they come from nowhere: f32 bits or an integer.
+    pub fill: u32,
+    /// Requests in the batch.
+    pub batch: usize,
+    /// Shape of the result.
+    pub out: Extent,
+    /// Shape of the source.
+    pub source: Extent,
+}
+
+impl View {
+    fn run<T: Copy + Default + Send + Sync>(&self, source: &[T], fill: T) -> Vec<T> {
+        let mut out = vec![T::default(); self.batch * self.out.len()];
+        for_each_row(&mut out, self.out.cols, self.out.cols, |i, out| {
+            let (request, row) = (i / self.out.rows, i % self.out.rows);
+            let base = if self.source.shared { 0 } else { request * self.source.len() };
+            let source = &source[base..][..self.source.len()];
+            let positions = &self.map.positions[row * self.out.cols..][..self.out.cols];
+            for (out, &position) in out.iter_mut().zip(positions) {
+                *out = source.get(position as usize).copied().unwrap_or(fill);
+            }
+        });
+        out
+    }
+}
+
+impl CustomOp1 for View {
+    fn name(&self) -> &'static str {
+        "view"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = match x {
+            CpuStorage::F32(_) => CpuStorage::F32(self.run(elements(x, layout)?, f32::from_bits(self.fill))),
+            CpuStorage::U32(_) => CpuStorage::U32(self.run(elements(x, layout)?, self.fill)),
+            CpuStorage::U8(_) => CpuStorage::U8(self.run(elements(x, layout)?, self.fill as u8)),
+            _ => bail!("view: unsupported element type"),
+        };
+        Ok((out, (self.batch * self.out.rows, self.out.cols).into()))
+    }
+}
+
+/// Column lookup: `x[r, index[0, c]]`.
+pub struct Take {
+    /// Requests in the batch.
+    pub batch: usize,
+    /// Shape of `x`.
+    pub x: Extent,
+    /// Shape of the indices: one row.
+    pub index: Extent,
+}
+
+impl Take {
+    fn run<T: Copy + Default + Send + Sync>(&self, x: &[T], index: &[u32]) -> Result<Vec<T>> {
+        if let Some(index) = index.iter().find(|&&i| i as usize >= self.x.cols) {
+            bail!("take: index {index} is out of range: {} columns", self.x.cols);
+        }
+        let mut out = vec![T::default(); self.batch * self.x.rows * self.index.cols];
+        for_each_row(&mut out, self.index.cols, self.index.cols, |i, out| {
+            let (request, row) = (i / self.x.rows, i % self.x.rows);
+            let x = self.x.row(x, request, row);
+            for (out, &index) in out.iter_mut().zip(self.index.row(index, request, 0)) {
+                *out = x[index as usize];
+            }
+        });
+        Ok(out)
+    }
+}
+
+impl CustomOp2 for Take {
+    fn name(&self) -> &'static str {
+        "take"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, index: &CpuStorage, li: &Layout) -> Result<(CpuStorage, Shape)> {
+        let index = elements::<u32>(index, li)?;
+        let out = match x {
+            CpuStorage::F32(_) => CpuStorage::F32(self.run(elements(x, lx)?, index)?),
+            CpuStorage::U32(_) => CpuStorage::U32(self.run(elements(x, lx)?, index)?),
+            CpuStorage::U8(_) => CpuStorage::U8(self.run(elements(x, lx)?, index)?),
+            _ => bail!("take: unsupported element type"),
+        };
+        Ok((out, (self.batch * self.x.rows, self.index.cols).into()))
+    }
+}
+
+/// Row lookup: `table[ids[r, 0]]`, floats widened to f32. The table is a tensor of the model in its stored type.
+pub struct Gather {
+    /// Rows of the table.
+    pub rows: usize,
+    /// Columns of the table.
+    pub cols: usize,
+}
+
+impl Gather {
+    fn run<W: Copy + Sync, T: Copy + Default + Send>(
+        &self,
+        ids: &[u32],
+        table: &[W],
+        element: impl Fn(W) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
+            bail!("gather: index {id} is out of range: {} rows", self.rows);
+        }
+        let mut out = vec![T::default(); ids.len() * self.cols];
+        for_each_row(&mut out, self.cols, self.cols, |i, out| {
+            let row = &table[ids[i] as usize * self.cols..][..self.cols];
+            for (out, &w) in out.iter_mut().zip(row) {
+                *out = element(w);
+            }
+        });
+        Ok(out)
+    }
+}
+
+impl CustomOp2 for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn cpu_fwd(&self, ids: &CpuStorage, li: &Layout, table: &CpuStorage, lt: &Layout) -> Result<(CpuStorage, Shape)> {
+        let bytes: Vec<u32>;
+        let ids = match ids {
+            CpuStorage::U8(_) => {
+                bytes = elements::<u8>(ids, li)?.iter().map(|&id| u32::from(id)).collect();
+                &bytes
+            }
+            _ => elements::<u32>(ids, li)?,
+        };
+        fn float<W: Weight>(w: W) -> f32 {
+            scalar::canonical(w.widen())
+        }
+        let out = match table {
+            CpuStorage::F32(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<f32>)?),
+            CpuStorage::F16(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<f16>)?),
+            CpuStorage::BF16(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<bf16>)?),
+            CpuStorage::U32(_) => CpuStorage::U32(self.run(ids, elements(table, lt)?, |w: u32| w)?),
+            CpuStorage::U8(_) => CpuStorage::U8(self.run(ids, elements(table, lt)?, |w: u8| w)?),
+            _ => bail!("gather: unsupported element type"),
+        };
+        Ok((out, (ids.len(), self.cols).into()))
+    }
+}
+
+/// Elements of each request as big-endian bytes, row by row: `[batch, bytes]`.
+pub struct Encode {
+    /// Requests in the batch.
+    pub batch: usize,
+}
+
+impl CustomOp1 for Encode {
+    fn name(&self) -> &'static str {
+        "encode"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out: Vec<u8> = match x {
+            CpuStorage::F32(_) => elements::<f32>(x, layout)?.iter().flat_map(|x| x.to_be_bytes()).collect(),
+            CpuStorage::U32(_) => elements::<u32>(x, layout)?.iter().flat_map(|x| x.to_be_bytes()).collect(),
+            CpuStorage::U8(_) => elements::<u8>(x, layout)?.to_vec(),
+            _ => bail!("encode: unsupported element type"),
+        };
+        let shape = (self.batch, out.len() / self.batch).into();
+        Ok((CpuStorage::U8(out), shape))
+    }
+}

@@ -1,0 +1,260 @@
+//! Every kernel on every instruction set of this machine against the reference, bit for bit.
+
+mod engine_common;
+
+use candor_relayer::engine::kernels::elementwise::{self, Epilogue};
+use candor_relayer::engine::kernels::{Isa, Weight, gemm, isa, rows};
+use candor_sdk::arithmetic::{contraction, functions, reduction, scalar};
+use candor_sdk::program::{BinaryFunction, UnaryFunction};
+use engine_common::{Random, assert_same_bits, pool};
+use half::{bf16, f16};
+
+/// What the reference says `linear` is.
+fn reference_linear<W: Weight>(x: &[f32], w: &[W], m: usize, k: usize, n: usize) -> Vec<f32> {
+    let w: Vec<f32> = w.iter().map(|w| w.widen()).collect();
+    (0..m * n).map(|i| contraction::dot(&x[i / n * k..][..k], &w[i % n * k..][..k])).collect()
+}
+
+fn check_linear<W: Weight>(x: &[f32], w: &[W], m: usize, k: usize, n: usize, what: &str) {
+    let want = reference_linear(x, w, m, k, n);
+    let packed = gemm::pack(w, n, k);
+    for &isa in Isa::available() {
+        let mut got = vec![7.0; m * n];
+        gemm::linear(isa, x, &packed, m, k, n, &Epilogue::default(), &mut got);
+        assert_same_bits(&got, &want, &format!("{what} {} {m} x {k} x {n}", isa.name()));
+    }
+}
+
+fn check_all_weights(r: &mut Random, m: usize, k: usize, n: usize, what: &str, element: fn(&mut Random) -> f32) {
+    let x = r.vector(m * k, element);
+    let w = r.vector(n * k, element);
+    check_linear(&x, &w, m, k, n, &format!("{what} f32"));
+    // Any 16 bits are a weight, so take them as they come: subnormal, infinite, NaN.
+    let half: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
+    check_linear(&x, &half, m, k, n, &format!("{what} f16"));
+    let half: Vec<bf16> = w.iter().map(|&w| bf16::from_f32(w)).collect();
+    check_linear(&x, &half, m, k, n, &format!("{what} bf16"));
+}
+
+const SHAPES: [(usize, usize, usize); 14] = [
+    (1, 1, 1),
+    (1, 61, 1),
+    (1, 300, 97),
+    (2, 127, 48),
+    (3, 128, 49),
+    (4, 129, 145),
+    (5, 256, 95),
+    (7, 257, 47),
+    (8, 384, 96),
+    (9, 130, 10),
+    (17, 25, 16),
+    (33, 400, 32),
+    (64, 31, 101),
+    (131, 140, 50),
+];
+
+#[test]
+fn linear_on_ordinary_numbers() {
+    let mut r = Random(1);
+    for (m, k, n) in SHAPES {
+        check_all_weights(&mut r, m, k, n, "ordinary", Random::ordinary);
+    }
+}
+
+#[test]
+fn linear_on_edges() {
+    let mut r = Random(2);
+    for (m, k, n) in SHAPES {
+        check_all_weights(&mut r, m, k, n, "finite edges", Random::finite_edge);
+        check_all_weights(&mut r, m, k, n, "edges", Random::edge);
+    }
+}
+
+#[test]
+fn every_16_bit_weight_is_widened_exactly() {
+    let x = [1.0f32];
+    let all: Vec<u16> = (0..=u16::MAX).collect();
+    let half: Vec<f16> = all.iter().map(|&b| f16::from_bits(b)).collect();
+    let brain: Vec<bf16> = all.iter().map(|&b| bf16::from_bits(b)).collect();
+    // One row widens in registers, many rows a block at a time.
+    for m in [1, 20] {
+        let x = x.repeat(m);
+        check_linear(&x, &half, m, 1, half.len(), "all f16");
+        check_linear(&x, &brain, m, 1, brain.len(), "all bf16");
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let mut r = Random(3);
+    let (k, n) = (200, 70);
+    let x = r.vector(64 * k, Random::edge);
+    let w = r.vector(n * k, Random::edge);
+    let want = reference_linear(&x, &w, 64, k, n);
+    let packed = gemm::pack(&w, n, k);
+    for &isa in Isa::available() {
+        for m in 1..=64 {
+            let mut got = vec![0.0; m * n];
+            gemm::linear(isa, &x[..m * k], &packed, m, k, n, &Epilogue::default(), &mut got);
+            assert_same_bits(&got, &want[..m * n], &format!("{} batch {m}", isa.name()));
+        }
+    }
+}
+
+#[test]
+fn threads_change_nothing() {
+    let mut r = Random(4);
+    for (m, k, n) in [(1, 2000, 500), (4, 300, 700), (96, 300, 300), (200, 129, 96)] {
+        let x = r.vector(m * k, Random::finite_edge);
+        let w = r.vector(n * k, Random::finite_edge);
+        let want = reference_linear(&x, &w, m, k, n);
+        for threads in [1, 2, 4, 8] {
+            pool(threads).install(|| {
+                let packed = gemm::pack(&w, n, k);
+                let mut got = vec![0.0; m * n];
+                gemm::linear(Isa::best(), &x, &packed, m, k, n, &Epilogue::default(), &mut got);
+                assert_same_bits(&got, &want, &format!("{threads} threads {m} x {k} x {n}"));
+            });
+        }
+    }
+}
+
+#[test]
+fn an_epilogue_is_the_nodes_it_stands_for() {
+    let mut r = Random(5);
+    let (m, k, n) = (11, 150, 77);
+    let x = r.vector(m * k, Random::edge);
+    let w = r.vector(n * k, Random::edge);
+    let bias = r.vector(n, Random::edge);
+    let packed = gemm::pack(&w, n, k);
+    for unary in std::iter::once(None).chain(UnaryFunction::ALL.iter().copied().map(Some)) {
+        let mut want = reference_linear(&x, &w, m, k, n);
+        for (i, want) in want.iter_mut().enumerate() {
+            *want = scalar::add(*want, bias[i % n]);
+            if let Some(f) = unary {
+                *want = reference_unary(f, *want);
+            }
+        }
+        for &isa in Isa::available() {
+            let mut got = vec![0.0; m * n];
+            let epilogue = Epilogue { bias: Some(&bias), unary };
+            gemm::linear(isa, &x, &packed, m, k, n, &epilogue, &mut got);
+            assert_same_bits(&got, &want, &format!("{} {unary:?}", isa.name()));
+        }
+    }
+}
+
+#[test]
+fn a_float_mode_left_behind_by_others_is_not_ours() {
+    // Flush-to-zero and denormals-are-zero, as a C library might leave them.
+    #[cfg(target_arch = "x86_64")]
+    std::thread::spawn(|| {
+        let hostile: u32 = 0x1f80 | 0x8040;
+        // SAFETY: floats are only touched after `default_float_mode` has restored the register.
+        unsafe { std::arch::asm!("ldmxcsr [{}]", in(reg) &hostile, options(nostack)) };
+        isa::default_float_mode();
+        let tiny = std::hint::black_box(f32::from_bits(3));
+        assert_eq!((tiny * std::hint::black_box(1.0)).to_bits(), 3);
+    })
+    .join()
+    .expect("the thread");
+}
+
+fn reference_unary(f: UnaryFunction, x: f32) -> f32 {
+    match f {
+        UnaryFunction::Neg => scalar::neg(x),
+        UnaryFunction::Abs => scalar::abs(x),
+        UnaryFunction::Relu => scalar::maximum(x, 0.0),
+        UnaryFunction::Sqrt => scalar::sqrt(x),
+        UnaryFunction::Rsqrt => functions::rsqrt(x),
+        UnaryFunction::Exp => functions::exp(x),
+        UnaryFunction::Log => functions::log(x),
+        UnaryFunction::Tanh => functions::tanh(x),
+        UnaryFunction::Sigmoid => functions::sigmoid(x),
+        UnaryFunction::Silu => functions::silu(x),
+        UnaryFunction::Erf => functions::erf(x),
+        UnaryFunction::GeluErf => functions::gelu_erf(x),
+        UnaryFunction::GeluTanh => functions::gelu_tanh(x),
+    }
+}
+
+fn reference_binary(f: BinaryFunction, a: f32, b: f32) -> f32 {
+    match f {
+        BinaryFunction::Add => scalar::add(a, b),
+        BinaryFunction::Sub => scalar::sub(a, b),
+        BinaryFunction::Mul => scalar::mul(a, b),
+        BinaryFunction::Div => scalar::div(a, b),
+        BinaryFunction::Maximum => scalar::maximum(a, b),
+        BinaryFunction::Minimum => scalar::minimum(a, b),
+        BinaryFunction::ExpSub => functions::exp(scalar::sub(a, b)),
+        BinaryFunction::Equal => f32::from(u8::from(a == b)),
+        BinaryFunction::Less => f32::from(u8::from(a < b)),
+        BinaryFunction::LessEqual => f32::from(u8::from(a <= b)),
+    }
+}
+
+/// All exponents, both signs, every kind of NaN; no multiple of any vector length.
+fn sweep() -> Vec<f32> {
+    let mut r = Random(6);
+    let mut x: Vec<f32> = (0..=u32::MAX).step_by(1_000_003).map(f32::from_bits).collect();
+    x.extend(r.vector(20_001, Random::edge));
+    x.extend((0..3000).map(|_| r.ordinary() * 20.0));
+    x
+}
+
+#[test]
+fn unary_functions() {
+    let x = sweep();
+    for &f in UnaryFunction::ALL {
+        let want: Vec<f32> = x.iter().map(|&x| reference_unary(f, x)).collect();
+        for &isa in Isa::available() {
+            let mut got = vec![0.0; x.len()];
+            elementwise::unary(isa, f, &x, &mut got);
+            assert_same_bits(&got, &want, &format!("{} {f:?}", isa.name()));
+            let mut got = x.clone();
+            elementwise::unary_in_place(isa, f, &mut got);
+            assert_same_bits(&got, &want, &format!("{} {f:?} in place", isa.name()));
+        }
+    }
+}
+
+#[test]
+fn binary_functions() {
+    let mut r = Random(7);
+    let a = r.vector(10_007, Random::edge);
+    let b = r.vector(10_007, Random::edge);
+    for &f in BinaryFunction::ALL {
+        let check = |a: &[f32], b: &[f32], what: &str| {
+            let pick = |x: &[f32], i: usize| x[if x.len() == 1 { 0 } else { i }];
+            let len = a.len().max(b.len());
+            let want: Vec<f32> = (0..len).map(|i| reference_binary(f, pick(a, i), pick(b, i))).collect();
+            for &isa in Isa::available() {
+                let mut got = vec![0.0; len];
+                elementwise::binary(isa, f, a, b, &mut got);
+                assert_same_bits(&got, &want, &format!("{} {f:?} {what}", isa.name()));
+            }
+        };
+        check(&a, &b, "both");
+        for x in &a[..40] {
+            check(&a[..100], &[*x], "right broadcast");
+            check(&[*x], &b[..100], "left broadcast");
+            check(&[*x], &b[..1], "scalars");
+        }
+    }
+}
+
+#[test]
+fn row_reductions() {
+    let mut r = Random(8);
+    let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
+    for len in (0..140).chain([1023, 1024, 1025, 1055, 1056, 2047, 2048, 3001, 5000]) {
+        for element in kinds {
+            let x = r.vector(len, element);
+            for &isa in Isa::available() {
+                let got = [rows::sum(isa, &x), rows::sum_squares(isa, &x), rows::maximum(isa, &x)];
+                let want = [reduction::sum(&x), reduction::sum_squares(&x), reduction::maximum(&x)];
+                assert_same_bits(&got, &want, &format!("{} row of {len}", isa.name()));
+            }
+        }
+    }
+}
