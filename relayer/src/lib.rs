@@ -3,6 +3,7 @@
 //! - [`config`], [`keys`]: what a person writes, checked; and the keys that never stand in it.
 //! - [`chain`]: reads events in block ranges; owns the account's transactions.
 //! - [`engine`]: runs models on candle with the bits of `docs/arithmetic.md`.
+//! - [`models`]: what this relayer can answer for.
 //! - [`store`]: what survives a kill.
 //! - [`pipeline`]: the daemon; [`pipeline::spawn`] is how the binary, the demo and the tests enter.
 
@@ -12,5 +13,6 @@ pub mod config;
 mod crash;
 pub mod engine;
 pub mod keys;
+pub mod models;
 pub mod pipeline;
 pub mod store;

@@ -76,7 +76,9 @@ impl std::fmt::Display for Revert {
             Self::Oracle(Oracle::InputSize(e)) => {
                 write!(f, "input of {} bytes, the model takes {} to {}", e.size, e.min, e.max)
             }
-            Self::Oracle(Oracle::CallbackGasPriceTooHigh(e)) => write!(f, "{} wei per gas for the callback, the oracle takes at most {}", e.asked, e.max),
+            Self::Oracle(Oracle::CallbackGasPriceTooHigh(e)) => {
+                write!(f, "{} wei per gas for the callback, the oracle takes at most {}", e.asked, e.max)
+            }
             Self::Oracle(Oracle::CallbackGasTooHigh(e)) => {
                 write!(f, "a callback of {} gas, the oracle allows at most {}", e.asked, e.max)
             }

@@ -116,7 +116,8 @@ pub enum VerifyError {
 impl SignedResult {
     /// The decoded request.
     pub fn decode_request(&self) -> Result<Request, VerifyError> {
-        let packed = PackedRequest::abi_decode_validate(&self.request).map_err(|error| VerifyError::Request(error.to_string()))?;
+        let packed = PackedRequest::abi_decode_validate(&self.request)
+            .map_err(|error| VerifyError::Request(error.to_string()))?;
         Request::unpack(&packed).map_err(|error| VerifyError::Request(error.to_string()))
     }
 
@@ -158,5 +159,23 @@ impl Fulfillment {
     /// First unix second in which the result can be finalized.
     pub fn final_at(&self, challenge_window: u64) -> u64 {
         self.fulfilledAt.saturating_add(challenge_window)
+    }
+}
+
+impl From<&crate::program::ModelDescriptor> for ModelDescriptor {
+    fn from(descriptor: &crate::program::ModelDescriptor) -> Self {
+        let limits = &descriptor.limits;
+        Self {
+            arithmeticVersion: alloy_primitives::U256::from(descriptor.arithmetic_version),
+            graphRoot: descriptor.graph_root,
+            weightsRoot: descriptor.weights_root,
+            vocabRoot: descriptor.vocab_root,
+            limits: crate::bindings::Limits {
+                minInputBytes: limits.min_input_bytes,
+                maxInputBytes: limits.max_input_bytes,
+                maxOutputBytes: limits.max_output_bytes,
+                maxTokens: limits.max_tokens,
+            },
+        }
     }
 }

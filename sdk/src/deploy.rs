@@ -40,7 +40,8 @@ pub struct Artifact {
 
 macro_rules! artifact {
     ($name:literal) => {
-        serde_json::from_str(include_str!(concat!("../artifacts/", $name, ".json"))).expect("frozen artifacts are checked by the tests")
+        serde_json::from_str(include_str!(concat!("../artifacts/", $name, ".json")))
+            .expect("frozen artifacts are checked by the tests")
     };
 }
 
@@ -73,7 +74,10 @@ impl Artifact {
     /// Creates the contract with ABI-encoded constructor arguments. The provider needs a wallet.
     pub async fn deploy<P: Provider>(&self, provider: &P, arguments: Vec<u8>) -> Result<(Address, u64), ClientError> {
         let code: Bytes = [self.bytecode.to_vec(), arguments].concat().into();
-        let pending = provider.send_transaction(TransactionRequest::default().with_deploy_code(code)).await.map_err(ClientError::from)?;
+        let pending = provider
+            .send_transaction(TransactionRequest::default().with_deploy_code(code))
+            .await
+            .map_err(ClientError::from)?;
         let hash = *pending.tx_hash();
         let receipt = pending.get_receipt().await.map_err(|_| ClientError::Pending(hash))?;
         match (receipt.status(), receipt.contract_address, receipt.block_number) {
@@ -122,7 +126,11 @@ pub struct Deployment {
 }
 
 /// Deploys the three contracts from `deployer`, whose key is in the provider's wallet and which sends nothing else meanwhile.
-pub async fn deploy<P: Provider>(provider: &P, deployer: Address, settings: &DeploySettings) -> Result<Deployment, ClientError> {
+pub async fn deploy<P: Provider>(
+    provider: &P,
+    deployer: Address,
+    settings: &DeploySettings,
+) -> Result<Deployment, ClientError> {
     let nonce = provider.get_transaction_count(deployer).await?;
     let oracle = deployer.create(nonce + 2);
     let (models, block) = Artifact::model_registry().deploy(provider, Vec::new()).await?;

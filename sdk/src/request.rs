@@ -159,7 +159,10 @@ pub(crate) mod tests {
         let packed = example().pack();
         assert_eq!(format!("{:x}", packed.head), format!("{}111213140102030405060708", "aa".repeat(20)));
         assert_eq!(format!("{:x}", packed.payment), format!("{}5152535455565758595a5b5c", "ee".repeat(20)));
-        assert_eq!(format!("{:x}", packed.terms), "212223243f8000003d4ccccd3132333441424344454601".to_owned() + "71727374" + "00d2d4d6d8");
+        assert_eq!(
+            format!("{:x}", packed.terms),
+            "212223243f8000003d4ccccd3132333441424344454601".to_owned() + "71727374" + "00d2d4d6d8"
+        );
         assert_eq!(Request::unpack(&packed), Ok(example()));
     }
 

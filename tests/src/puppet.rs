@@ -21,10 +21,10 @@ impl Callback {
     /// Runtime code.
     fn code(self) -> Vec<u8> {
         match self {
-            Self::Accept => vec![0x00],                                           // STOP
-            Self::Revert => vec![0x5f, 0x5f, 0xfd],                               // REVERT(0, 0)
-            Self::BurnGas => vec![0x5b, 0x5f, 0x56],                              // JUMPDEST; JUMP(0): for ever
-            Self::ReturnBomb => vec![0x61, 0x40, 0x00, 0x5f, 0xfd],               // REVERT(0, 16384)
+            Self::Accept => vec![0x00],                             // STOP
+            Self::Revert => vec![0x5f, 0x5f, 0xfd],                 // REVERT(0, 0)
+            Self::BurnGas => vec![0x5b, 0x5f, 0x56],                // JUMPDEST; JUMP(0): for ever
+            Self::ReturnBomb => vec![0x61, 0x40, 0x00, 0x5f, 0xfd], // REVERT(0, 16384)
         }
     }
 

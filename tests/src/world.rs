@@ -11,9 +11,10 @@ use alloy::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use candor_relayer::{
-    anvil::Anvil,
+    anvil::{Anvil, AnvilOptions},
     chain::{GasLimits, WatchSettings},
-    models::{Builtin, Loaded},
+    config::ModelSource,
+    models::CatalogModel,
     pipeline::{Handle, OperatorSettings, Progress, Served, Settings},
 };
 use candor_sdk::{
@@ -83,19 +84,21 @@ pub struct World {
     /// Where the contracts are.
     pub deployment: Deployment,
     /// The embedded models by name.
-    pub models: HashMap<&'static str, Arc<Loaded>>,
+    pub models: HashMap<&'static str, Arc<CatalogModel>>,
     next_key: u8,
 }
 
 impl World {
     /// Starts anvil, deploys, registers the embedded models.
     pub async fn start() -> Result<Self> {
-        let anvil = Anvil::start(&["--accounts", "3"]).await?;
+        let anvil = Anvil::start(&AnvilOptions::default()).await?;
         let owner = PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?;
         let provider = ProviderBuilder::new()
             .wallet(EthereumWallet::from(owner.clone()))
             .connect_client(
-                alloy::rpc::client::ClientBuilder::default().http(anvil.url()).with_poll_interval(Duration::from_millis(20)),
+                alloy::rpc::client::ClientBuilder::default()
+                    .http(anvil.url())
+                    .with_poll_interval(Duration::from_millis(20)),
             )
             .erased();
         provider.anvil_set_balance(owner.address(), ether(100_000)).await?;
@@ -114,10 +117,10 @@ impl World {
         let deployment = deploy(&provider, owner.address(), &settings).await?;
         let client = Client::connect(provider, deployment.oracle).await?;
         let mut models = HashMap::new();
-        for builtin in Builtin::ALL {
-            let loaded = builtin.load()?;
+        for name in ModelSource::BUILTIN {
+            let loaded = CatalogModel::load(&ModelSource::Builtin(name))?;
             client.send(client.register_model(loaded.descriptor(), String::new())).await?;
-            models.insert(builtin.name(), Arc::new(loaded));
+            models.insert(name, Arc::new(loaded));
         }
         Ok(Self { anvil, client, deployment, models, next_key: 1 })
     }
@@ -140,7 +143,9 @@ impl World {
         let provider = ProviderBuilder::new()
             .wallet(EthereumWallet::from(key.clone()))
             .connect_client(
-                alloy::rpc::client::ClientBuilder::default().http(self.rpc_url()).with_poll_interval(Duration::from_millis(20)),
+                alloy::rpc::client::ClientBuilder::default()
+                    .http(self.rpc_url())
+                    .with_poll_interval(Duration::from_millis(20)),
             )
             .erased();
         Ok(Client::connect(provider, self.deployment.oracle).await?)
@@ -161,9 +166,10 @@ impl World {
 
     /// Settings of a relayer of `operator` (none: it only watches) with its database in `folder`.
     pub fn settings(&self, folder: &Path, operator: Option<&Operator>) -> Settings {
-        let models = self.models.values().map(|loaded| {
-            (loaded.id(), Served { name: loaded.name().to_owned(), min_fee: 1, model: loaded.runner() })
-        });
+        let models = self
+            .models
+            .values()
+            .map(|loaded| (loaded.id(), Served { name: loaded.name().to_owned(), min_fee: 1, model: loaded.runner() }));
         Settings {
             rpc_urls: vec![self.rpc_url()],
             chain_id: self.client.chain_id,
@@ -192,7 +198,11 @@ impl World {
     }
 
     /// A relayer in this process.
-    pub async fn relayer(&self, folder: &Path, operator: Option<&Operator>) -> Result<(Handle, broadcast::Receiver<Progress>)> {
+    pub async fn relayer(
+        &self,
+        folder: &Path,
+        operator: Option<&Operator>,
+    ) -> Result<(Handle, broadcast::Receiver<Progress>)> {
         let (reporter, progress) = broadcast::channel(4096);
         let settings = self.settings(folder, operator);
         Ok((candor_relayer::pipeline::spawn(settings, reporter, CancellationToken::new()).await?, progress))
@@ -215,7 +225,8 @@ impl World {
 
     /// A request by an account without code (no callback).
     pub async fn ask(&self, model: &str, input: &[u8]) -> Result<RequestId> {
-        let ask = Ask { model: self.models[model].id(), input: input.to_vec(), delivery: Delivery::Final, callback_gas: 0 };
+        let ask =
+            Ask { model: self.models[model].id(), input: input.to_vec(), delivery: Delivery::Final, callback_gas: 0 };
         let (args, value) = self.args(&ask);
         request_id(&self.client.send(self.client.request(args, value)).await?)
     }
@@ -283,7 +294,7 @@ impl World {
 
     /// What the reference interpreter answers: the one right answer.
     pub fn right_answer(&self, model: &str, input: &[u8]) -> Result<Vec<u8>> {
-        self.models[model].reference(input, &candor_sdk::program::Params::default(), [0; 32])
+        Ok(self.models[model].reference(input, &candor_sdk::program::Params::default(), [0; 32])?)
     }
 }
 

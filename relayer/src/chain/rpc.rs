@@ -46,7 +46,9 @@ pub struct Rpc {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The endpoint is of another chain.
-    #[error("{endpoint} is on chain {actual}, the configuration says chain {expected}: check [chain] rpc_urls and chain_id")]
+    #[error(
+        "{endpoint} is on chain {actual}, the configuration says chain {expected}: check [chain] rpc_urls and chain_id"
+    )]
     WrongChain {
         /// The endpoint, without credentials.
         endpoint: String,
@@ -119,7 +121,9 @@ impl Rpc {
     /// The newest block.
     pub async fn head(&self) -> Result<Head, ClientError> {
         self.block(BlockNumberOrTag::Latest).await?.ok_or_else(|| {
-            ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str("the endpoint does not know its own newest block"))
+            ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str(
+                "the endpoint does not know its own newest block",
+            ))
         })
     }
 
@@ -141,12 +145,14 @@ impl Rpc {
 
 async fn connect_one(url: &Url, oracle: Address) -> Result<RpcClient, ClientError> {
     let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build().map_err(|error| {
-        ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str(&format!("the HTTP client can't be built: {error}")))
+        ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str(&format!(
+            "the HTTP client can't be built: {error}"
+        )))
     })?;
     let transport = Http::with_client(http, url.clone());
-    let provider = ProviderBuilder::new()
-        .disable_recommended_fillers()
-        .connect_client(ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(500)));
+    let provider = ProviderBuilder::new().disable_recommended_fillers().connect_client(
+        ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(500)),
+    );
     Client::connect(provider, oracle).await
 }
 
@@ -165,7 +171,11 @@ mod tests {
 
     #[test]
     fn keys_in_urls_do_not_reach_logs() {
-        for url in ["https://user:secret@rpc.example/v2/secret?key=secret", "https://rpc.example/secret", "http://127.0.0.1:8545/secret"] {
+        for url in [
+            "https://user:secret@rpc.example/v2/secret?key=secret",
+            "https://rpc.example/secret",
+            "http://127.0.0.1:8545/secret",
+        ] {
             let shown = without_credentials(&url.parse().unwrap());
             assert!(!shown.contains("secret"), "{shown}");
         }

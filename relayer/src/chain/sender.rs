@@ -31,6 +31,8 @@ pub struct GasLimits {
     pub max_daily_spend: U256,
     /// Time after which a transaction that is not mined is replaced by one that pays more.
     pub bump_after: Duration,
+    /// How much more, in percent. Nodes refuse less than 10.
+    pub bump_percent: u32,
 }
 
 /// A transaction that is in a block.
@@ -61,7 +63,9 @@ pub enum SendError {
         limit: u128,
     },
     /// The day's allowance is used up; nothing was sent.
-    #[error("{spent} wei were spent on gas in the last 24 hours and this would go over the limit of {limit} wei ([gas] max_daily_spend)")]
+    #[error(
+        "{spent} wei were spent on gas in the last 24 hours and this would go over the limit of {limit} wei ([gas] daily_cap)"
+    )]
     OverBudget {
         /// Spent.
         spent: U256,
@@ -141,7 +145,13 @@ impl Sender {
     }
 
     /// Simulates, stores, sends and follows a call until it is in a block.
-    pub async fn send(&self, rpc: &Rpc, purpose: Purpose, call: Call, requests: &[(u64, u32)]) -> Result<Sent, SendError> {
+    pub async fn send(
+        &self,
+        rpc: &Rpc,
+        purpose: Purpose,
+        call: Call,
+        requests: &[(u64, u32)],
+    ) -> Result<Sent, SendError> {
         let client = rpc.client();
         let gas = client.simulate(self.address(), call.clone()).await?;
         let gas_limit = gas + gas / GAS_MARGIN;
@@ -183,7 +193,15 @@ impl Sender {
         Ok(())
     }
 
-    fn sign(&self, chain_id: u64, nonce: u64, purpose: Purpose, call: &Call, gas_limit: u64, fee: u128) -> Result<SentTransaction, SendError> {
+    fn sign(
+        &self,
+        chain_id: u64,
+        nonce: u64,
+        purpose: Purpose,
+        call: &Call,
+        gas_limit: u64,
+        fee: u128,
+    ) -> Result<SentTransaction, SendError> {
         let mut transaction = TxEip1559 {
             chain_id,
             nonce,
@@ -255,21 +273,29 @@ impl Sender {
     async fn outcome(&self, rpc: &Rpc, all: &[SentTransaction], nonce: u64) -> Result<Outcome, SendError> {
         let provider = rpc.client().provider();
         for sent in all {
-            let Some(receipt) = provider.get_transaction_receipt(sent.hash).await.map_err(ClientError::from)? else { continue };
+            let Some(receipt) = provider.get_transaction_receipt(sent.hash).await.map_err(ClientError::from)? else {
+                continue;
+            };
             let Some(block) = receipt.block_number else { continue };
             let state = if receipt.status() { TransactionState::Mined } else { TransactionState::Failed };
             let cost = U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price);
             crash::point(&format!("{}-mined", sent.purpose));
             self.store.resolved(nonce, Some((sent.hash, state, block, receipt.gas_used, cost))).await?;
-            return Ok(Outcome::Mined(Sent { hash: sent.hash, block, gas_used: receipt.gas_used, succeeded: receipt.status() }));
+            return Ok(Outcome::Mined(Sent {
+                hash: sent.hash,
+                block,
+                gas_used: receipt.gas_used,
+                succeeded: receipt.status(),
+            }));
         }
         let used = provider.get_transaction_count(self.address()).await.map_err(ClientError::from)?;
         Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open })
     }
 
-    /// Replaces a transaction by one that pays an eighth more (nodes want at least a tenth), stored before it is sent. False at the limit.
+    /// Replaces a transaction by a dearer one, stored before it is sent. False at the limit.
     async fn bump(&self, rpc: &Rpc, last: &SentTransaction) -> Result<bool, SendError> {
-        let fee = last.max_fee + last.max_fee / 8 + 1;
+        let more = |fee: u128| fee + fee * u128::from(self.limits.bump_percent) / 100 + 1;
+        let fee = more(last.max_fee);
         if fee > self.limits.max_fee_per_gas {
             warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)");
             return Ok(false);
@@ -280,12 +306,17 @@ impl Sender {
             .ok_or_else(|| StoreError::Damaged(format!("transaction {}", last.hash)))?;
         let mut transaction = TxEip1559 {
             max_fee_per_gas: fee,
-            max_priority_fee_per_gas: (old.max_priority_fee_per_gas + old.max_priority_fee_per_gas / 8 + 1).min(fee),
+            max_priority_fee_per_gas: more(old.max_priority_fee_per_gas).min(fee),
             ..old
         };
         let signature = self.account.sign_transaction_sync(&mut transaction)?;
         let envelope: TxEnvelope = transaction.into_signed(signature).into();
-        let sent = SentTransaction { hash: *envelope.tx_hash(), raw: envelope.encoded_2718().into(), max_fee: fee, ..last.clone() };
+        let sent = SentTransaction {
+            hash: *envelope.tx_hash(),
+            raw: envelope.encoded_2718().into(),
+            max_fee: fee,
+            ..last.clone()
+        };
         self.store.sending(&sent, &[]).await?;
         warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
         self.broadcast(rpc.client(), &sent).await;

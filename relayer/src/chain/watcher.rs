@@ -137,5 +137,6 @@ fn too_wide(error: &ClientError) -> bool {
     let ClientError::Rpc(error) = error else { return false };
     let Some(payload) = error.as_error_resp() else { return false };
     let message = payload.message.to_lowercase();
-    payload.code == -32005 || ["range", "limit", "too many", "exceed", "10000", "size"].iter().any(|word| message.contains(word))
+    payload.code == -32005
+        || ["range", "limit", "too many", "exceed", "10000", "size"].iter().any(|word| message.contains(word))
 }

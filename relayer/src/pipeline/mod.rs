@@ -36,10 +36,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// One question to a model.
-pub use crate::engine::InferRequest;
 /// Why a model can't answer a question.
 pub use crate::engine::InferError;
+/// One question to a model.
+pub use crate::engine::InferRequest;
 
 /// Something that runs a model: the engine, or a liar in a test.
 pub trait Infer: Send + Sync + Debug {
@@ -271,10 +271,14 @@ async fn check_operator(rpc: &Rpc, operator: &OperatorSettings, terms: &Terms) -
     match client.operator_of(signer).await? {
         Some(owner) if owner == account => {}
         Some(owner) => {
-            return Err(RelayerError::NotReady(format!("the signing key {signer} speaks for operator {owner}, not for {account}; use another signing key")));
+            return Err(RelayerError::NotReady(format!(
+                "the signing key {signer} speaks for operator {owner}, not for {account}; use another signing key"
+            )));
         }
         None => {
-            return Err(RelayerError::NotReady(format!("the signing key {signer} is not registered: run `candor operator join`")));
+            return Err(RelayerError::NotReady(format!(
+                "the signing key {signer} is not registered: run `candor operator join`"
+            )));
         }
     }
     let (stake, unbonding, locked) = client.stake(account).await?;

@@ -17,7 +17,11 @@ use tracing::{info, warn};
 /// Results in one transaction, at most.
 const BATCH: u32 = 50;
 
-pub(super) async fn run(shared: Arc<Shared>, operator: Arc<OperatorSettings>, sender: Sender) -> Result<(), RelayerError> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    operator: Arc<OperatorSettings>,
+    sender: Sender,
+) -> Result<(), RelayerError> {
     let poster = Poster { shared, operator, sender };
     let mut recovered = false;
     while !poster.shared.stop.is_cancelled() {
@@ -91,7 +95,11 @@ impl Poster {
         }
         let answers = |rows: &[RequestRow]| -> Call {
             let answers = rows.iter().filter_map(|row| {
-                Some(Answer { request: row.request.pack(), output: row.output.clone()?, signature: row.signature.clone()? })
+                Some(Answer {
+                    request: row.request.pack(),
+                    output: row.output.clone()?,
+                    signature: row.signature.clone()?,
+                })
             });
             self.shared.rpc.client().fulfill(answers.collect())
         };
@@ -106,7 +114,11 @@ impl Poster {
             let settlements = rows.iter().filter_map(|row| {
                 let fulfillment = row.fulfillment.clone()?;
                 let owed = row.request.delivery == Delivery::Final && row.request.callback_gas_limit > 0;
-                let output = if owed && fulfillment.callback == CallbackStatus::None { row.output.clone()? } else { Bytes::new() };
+                let output = if owed && fulfillment.callback == CallbackStatus::None {
+                    row.output.clone()?
+                } else {
+                    Bytes::new()
+                };
                 Some(Settlement { request: row.request.pack(), fulfillment, output })
             });
             self.shared.rpc.client().finalize(settlements.collect())

@@ -65,7 +65,10 @@ fn refuse(row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<S
         return Some(format!("a fee of {} wei, {} asks {} wei", request.fee, served.name, served.min_fee));
     }
     if request.callback_gas_limit > 0 && u128::from(request.callback_gas_price) < head.base_fee {
-        return Some(format!("{} wei per gas for the callback, gas costs {} wei now", request.callback_gas_price, head.base_fee));
+        return Some(format!(
+            "{} wei per gas for the callback, gas costs {} wei now",
+            request.callback_gas_price, head.base_fee
+        ));
     }
     None
 }
@@ -73,12 +76,14 @@ fn refuse(row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<S
 async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) -> Result<(), RelayerError> {
     for row in &rows {
         debug!(request = %row.id(), model = %served.name, "picked up");
-        let _ = shared.reporter.send(Progress::PickedUp { id: row.id(), model: served.name.clone(), fee: row.request.fee });
+        let _ =
+            shared.reporter.send(Progress::PickedUp { id: row.id(), model: served.name.clone(), fee: row.request.fee });
     }
     let batch: Vec<InferRequest> = rows.iter().map(question).collect();
     let model: Arc<dyn Infer> = served.model.clone();
     let started = Instant::now();
-    let answers = tokio::task::spawn_blocking(move || model.infer(&batch)).await.map_err(|_| RelayerError::Panicked("model"))?;
+    let answers =
+        tokio::task::spawn_blocking(move || model.infer(&batch)).await.map_err(|_| RelayerError::Panicked("model"))?;
     let took = started.elapsed();
     crash::point("inferred-unstored");
     let size = rows.len();
@@ -89,7 +94,13 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
                 crash::point("inferred");
                 info!(request = %row.id(), model = %served.name, device = %served.model.device(), ?took, batch = size, "inferred");
                 let device = served.model.device();
-                let _ = shared.reporter.send(Progress::Inferred { id: row.id(), device, took, batch: size, output: output.into() });
+                let _ = shared.reporter.send(Progress::Inferred {
+                    id: row.id(),
+                    device,
+                    took,
+                    batch: size,
+                    output: output.into(),
+                });
             }
             Err(error) => drop_request(shared, row, &error.to_string()).await?,
         }
@@ -102,7 +113,11 @@ fn question(row: &RequestRow) -> InferRequest {
     let params = &row.request.params;
     InferRequest {
         input: row.input.to_vec(),
-        params: candor_sdk::program::Params { max_tokens: params.maxTokens, temperature: params.temperature, min_p: params.minP },
+        params: candor_sdk::program::Params {
+            max_tokens: params.maxTokens,
+            temperature: params.temperature,
+            min_p: params.minP,
+        },
         seed: row.request.seed.0,
     }
 }

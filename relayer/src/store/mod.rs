@@ -42,7 +42,9 @@ pub enum StoreError {
         reason: String,
     },
     /// Written by another version of Candor.
-    #[error("database {path} was written by another version of Candor ({reason}); use that version, or another file in [store] path")]
+    #[error(
+        "database {path} was written by another version of Candor ({reason}); use that version, or another file in [store] path"
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -88,7 +90,8 @@ impl Store {
             std::fs::create_dir_all(folder).map_err(|error| open_error(path, &error))?;
         }
         let lock = lock(path)?;
-        let store = Self { pool: connect(path, false).await?, path: Arc::new(path.to_owned()), _lock: Some(Arc::new(lock)) };
+        let store =
+            Self { pool: connect(path, false).await?, path: Arc::new(path.to_owned()), _lock: Some(Arc::new(lock)) };
         MIGRATIONS.run(&store.pool).await.map_err(|error| version_error(path, error))?;
         store.claim(chain_id, oracle, start_block).await?;
         Ok(store)
@@ -98,9 +101,10 @@ impl Store {
     pub async fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let store = Self { pool: connect(path, true).await?, path: Arc::new(path.to_owned()), _lock: None };
         let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-        let row = sqlx::query("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(&store.pool).await.map_err(|error| {
-            StoreError::Version { path: path.to_owned(), reason: format!("it is not a Candor database: {error}") }
-        })?;
+        let row =
+            sqlx::query("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(&store.pool).await.map_err(|error| {
+                StoreError::Version { path: path.to_owned(), reason: format!("it is not a Candor database: {error}") }
+            })?;
         match row.try_get::<Option<i64>, _>(0)? {
             Some(found) if found == known => Ok(store),
             found => Err(StoreError::Version {
@@ -138,7 +142,10 @@ impl Store {
 
     /// Hash of a block as it was when its events were read; none if it is too long ago.
     pub async fn block_hash(&self, number: u64) -> Result<Option<B256>, StoreError> {
-        let row = sqlx::query("SELECT hash FROM blocks WHERE number = ?").bind(signed(number)?).fetch_optional(&self.pool).await?;
+        let row = sqlx::query("SELECT hash FROM blocks WHERE number = ?")
+            .bind(signed(number)?)
+            .fetch_optional(&self.pool)
+            .await?;
         row.map(|row| hash(row.try_get(0)?)).transpose()
     }
 
@@ -164,7 +171,12 @@ async fn connect(path: &Path, read_only: bool) -> Result<SqlitePool, StoreError>
 fn lock(path: &Path) -> Result<File, StoreError> {
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&lock_path).map_err(|error| open_error(path, &error))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(|error| open_error(path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
@@ -179,16 +191,19 @@ fn open_error(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
 fn version_error(path: &Path, error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(error) => open_error(path, &error),
-        MigrateError::VersionMissing(version) => {
-            StoreError::Version { path: path.to_owned(), reason: format!("it has schema {version}, which this version does not know") }
-        }
+        MigrateError::VersionMissing(version) => StoreError::Version {
+            path: path.to_owned(),
+            reason: format!("it has schema {version}, which this version does not know"),
+        },
         other => StoreError::Version { path: path.to_owned(), reason: other.to_string() },
     }
 }
 
 /// Milliseconds since 1970 on this machine's clock; for people, never for decisions about money.
 fn now_millis() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn signed(value: u64) -> Result<i64, StoreError> {

@@ -66,7 +66,10 @@ impl Step {
     }
 
     fn parse(name: &str) -> Result<Self, StoreError> {
-        Self::ALL.into_iter().find(|step| step.name() == name).ok_or_else(|| StoreError::Damaged(format!("unknown step `{name}`")))
+        Self::ALL
+            .into_iter()
+            .find(|step| step.name() == name)
+            .ok_or_else(|| StoreError::Damaged(format!("unknown step `{name}`")))
     }
 }
 
@@ -117,21 +120,31 @@ impl RequestRow {
     fn read(row: &SqliteRow) -> Result<Self, StoreError> {
         let request: Vec<u8> = row.try_get("request")?;
         let fulfillment: Option<Vec<u8>> = row.try_get("fulfillment")?;
-        let bytes = |column: &str| -> Result<Option<Bytes>, sqlx::Error> { Ok(row.try_get::<Option<Vec<u8>>, _>(column)?.map(Bytes::from)) };
+        let bytes = |column: &str| -> Result<Option<Bytes>, sqlx::Error> {
+            Ok(row.try_get::<Option<Vec<u8>>, _>(column)?.map(Bytes::from))
+        };
         Ok(Self {
             request: unpack(&request)?,
             input: row.try_get::<Vec<u8>, _>("input")?.into(),
             step: Step::parse(row.try_get("step")?)?,
             block: unsigned(row.try_get("block")?)?,
             output: bytes("output")?,
-            inferred_in: row.try_get::<Option<i64>, _>("infer_micros")?.map(unsigned).transpose()?.map(Duration::from_micros),
+            inferred_in: row
+                .try_get::<Option<i64>, _>("infer_micros")?
+                .map(unsigned)
+                .transpose()?
+                .map(Duration::from_micros),
             signature: bytes("signature")?,
             fulfillment: fulfillment
                 .map(|data| Fulfillment::abi_decode_validate(&data))
                 .transpose()
                 .map_err(|error| StoreError::Damaged(format!("fulfillment: {error}")))?,
             final_at: row.try_get::<Option<i64>, _>("final_at")?.map(unsigned).transpose()?,
-            paid: row.try_get::<Option<String>, _>("paid")?.map(|wei| wei.parse()).transpose().map_err(|_| StoreError::Damaged("wei".into()))?,
+            paid: row
+                .try_get::<Option<String>, _>("paid")?
+                .map(|wei| wei.parse())
+                .transpose()
+                .map_err(|_| StoreError::Damaged("wei".into()))?,
             reason: row.try_get("reason")?,
         })
     }
@@ -172,7 +185,10 @@ impl Store {
             remember(&mut transaction, log.block_number, log.block_hash).await?;
         }
         remember(&mut transaction, range.last, range.last_hash).await?;
-        sqlx::query("UPDATE deployment SET next_block = MAX(next_block, ?)").bind(signed(range.last + 1)?).execute(&mut *transaction).await?;
+        sqlx::query("UPDATE deployment SET next_block = MAX(next_block, ?)")
+            .bind(signed(range.last + 1)?)
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query("DELETE FROM blocks WHERE number < ?")
             .bind(signed(range.last.saturating_sub(REMEMBERED_BLOCKS))?)
             .execute(&mut *transaction)
@@ -214,7 +230,12 @@ impl Store {
 
     /// Requests at a step, earliest deadline first.
     pub async fn at(&self, step: Step, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
-        self.select(sqlx::query("SELECT * FROM requests WHERE step = ? ORDER BY deadline, id LIMIT ?").bind(step.name()).bind(limit)).await
+        self.select(
+            sqlx::query("SELECT * FROM requests WHERE step = ? ORDER BY deadline, id LIMIT ?")
+                .bind(step.name())
+                .bind(limit),
+        )
+        .await
     }
 
     /// Posted results whose window has passed at unix second `now`.
@@ -229,8 +250,11 @@ impl Store {
 
     /// The last attempt of a request.
     pub async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError> {
-        let rows =
-            self.select(sqlx::query("SELECT * FROM requests WHERE id = ? ORDER BY attempt DESC LIMIT 1").bind(signed(id.0)?)).await?;
+        let rows = self
+            .select(
+                sqlx::query("SELECT * FROM requests WHERE id = ? ORDER BY attempt DESC LIMIT 1").bind(signed(id.0)?),
+            )
+            .await?;
         Ok(rows.into_iter().next())
     }
 
@@ -331,7 +355,12 @@ async fn remember(connection: &mut SqliteConnection, number: u64, hash: B256) ->
 }
 
 /// One fact from the chain. Idempotent, and never moves a request back.
-async fn apply_event(connection: &mut SqliteConnection, log: &OracleLog, operator: Address, window: u64) -> Result<(), StoreError> {
+async fn apply_event(
+    connection: &mut SqliteConnection,
+    log: &OracleLog,
+    operator: Address,
+    window: u64,
+) -> Result<(), StoreError> {
     let block = signed(log.block_number)?;
     match &log.event {
         Event::Requested(event) => insert(connection, &event.request, &event.input, block).await,
@@ -355,11 +384,19 @@ async fn apply_event(connection: &mut SqliteConnection, log: &OracleLog, operato
         Event::Fulfilled(event) => {
             leave(connection, event.id, &format!("answered by operator {}", event.operator), block).await
         }
-        Event::DisputeOpened(event) => {
-            set_step(connection, "UPDATE requests SET step = 'disputed', updated_at = ? WHERE id = ? AND step IN ('posted', 'finalizing')", event.id).await
-        }
+        Event::DisputeOpened(event) => set_step(
+            connection,
+            "UPDATE requests SET step = 'disputed', updated_at = ? WHERE id = ? AND step IN ('posted', 'finalizing')",
+            event.id,
+        )
+        .await,
         Event::ResultUpheld(event) => {
-            set_step(connection, "UPDATE requests SET step = 'posted', updated_at = ? WHERE id = ? AND step = 'disputed'", event.id).await
+            set_step(
+                connection,
+                "UPDATE requests SET step = 'posted', updated_at = ? WHERE id = ? AND step = 'disputed'",
+                event.id,
+            )
+            .await
         }
         Event::ResultRejected(event) => {
             let statement = "UPDATE requests SET step = 'dropped', reason = 'the result was rejected', updated_at = ?
@@ -385,11 +422,17 @@ async fn apply_event(connection: &mut SqliteConnection, log: &OracleLog, operato
 }
 
 fn unpack(encoded: &[u8]) -> Result<Request, StoreError> {
-    let packed = PackedRequest::abi_decode_validate(encoded).map_err(|error| StoreError::Damaged(format!("request: {error}")))?;
+    let packed = PackedRequest::abi_decode_validate(encoded)
+        .map_err(|error| StoreError::Damaged(format!("request: {error}")))?;
     Request::unpack(&packed).map_err(|error| StoreError::Damaged(format!("request: {error}")))
 }
 
-async fn insert(connection: &mut SqliteConnection, packed: &PackedRequest, input: &Bytes, block: i64) -> Result<(), StoreError> {
+async fn insert(
+    connection: &mut SqliteConnection,
+    packed: &PackedRequest,
+    input: &Bytes,
+    block: i64,
+) -> Result<(), StoreError> {
     let encoded = packed.abi_encode();
     let request = unpack(&encoded)?;
     let (id, attempt) = (signed(request.id.0)?, i64::from(request.attempt));

@@ -138,7 +138,9 @@ impl Store {
 
     /// Transactions whose outcome is not known, lowest nonce first; replacements of one nonce in the order they were made.
     pub async fn unresolved(&self) -> Result<Vec<SentTransaction>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM transactions WHERE state = 'sent' ORDER BY nonce, created_at").fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT * FROM transactions WHERE state = 'sent' ORDER BY nonce, created_at")
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().map(SentTransaction::read).collect()
     }
 
@@ -182,8 +184,10 @@ impl Store {
 
     /// Wei spent on gas by transactions signed at or after `since` (unix milliseconds).
     pub async fn spent_since(&self, since: i64) -> Result<U256, StoreError> {
-        let rows =
-            sqlx::query("SELECT cost FROM transactions WHERE cost IS NOT NULL AND created_at >= ?").bind(since).fetch_all(&self.pool).await?;
+        let rows = sqlx::query("SELECT cost FROM transactions WHERE cost IS NOT NULL AND created_at >= ?")
+            .bind(since)
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().try_fold(U256::ZERO, |sum, row| {
             let wei: U256 = row.try_get::<String, _>(0)?.parse().map_err(|_| StoreError::Damaged("cost".into()))?;
             Ok(sum + wei)
