@@ -246,7 +246,7 @@ mod tests {
             assert_eq!(tree.depth(), depth(n as u64));
             for (i, leaf) in leaves.iter().enumerate() {
                 let (i, n) = (i as u64, n as u64);
-                let path = tree.path(i).unwrap();
+                let path = tree.path(i).expect("the leaf exists");
                 assert!(verify(&tree.root(), leaf, i, n, &path));
                 assert!(!verify(&tree.root(), leaf, i + 1, n, &path), "another index");
                 assert!(!verify(&tree.root(), &ABSENT, i, n, &path), "another leaf");

@@ -15,10 +15,12 @@
 //! ```
 
 mod builder;
-mod commitment;
 mod dim;
 mod encoding;
 mod error;
+mod identity;
+mod interpret;
+mod kernels;
 mod layers;
 mod model;
 mod op;
@@ -29,11 +31,10 @@ mod view;
 mod weights;
 
 pub use builder::{ProgramBuilder, Value};
-pub use commitment::{
-    ARITHMETIC_VERSION, Commitment, NodeOpening, TensorDescriptor, TokenOpening, WeightOpening, WeightsTree,
-};
 pub use dim::{DType, Dim, MAX_DIM, Symbols};
 pub use error::{DecodeError, ModelError, RequestError, RunError};
+pub use identity::{ModelDescriptor, NodeOpening, TensorDescriptor, TokenOpening, WeightOpening, WeightsTree};
+pub use interpret::{FailedCheck, Interpreter, Run};
 pub use layers::{Attention, Image, Window};
 pub use model::{Limits, Model, Params, Program, Request};
 pub use op::{BinaryFunction, ConcatAxis, EncodeKind, InputKind, Node, Op, Operand, UnaryFunction};

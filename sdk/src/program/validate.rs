@@ -557,7 +557,7 @@ impl Check<'_> {
     fn rope(&self, head_dim: usize, rotary: usize) -> Result<(), Fault> {
         let [x, cos, sin] = self.sources()?;
         self.floats(&[0, 1, 2])?;
-        require!(rotary >= 2 && rotary % 2 == 0, "rotary", "{rotary} is not a positive even number");
+        require!(rotary >= 2 && rotary.is_multiple_of(2), "rotary", "{rotary} is not a positive even number");
         require!(rotary <= head_dim, "rotary", "{rotary} of {head_dim} columns");
         require!(
             x.cols.is_multiple_of(head_dim),

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{DType, ModelError};
+use crate::arithmetic::scalar::{bf16_to_f32, canonical, f16_to_f32, from_i32, mul};
 
 /// Elements of a row that share a leaf, in weights and in traces.
 pub const LEAF: usize = 128;
@@ -155,6 +156,30 @@ impl WeightTensor {
     pub fn leaf(&self, row: usize, leaf: usize) -> &[u8] {
         let end = (LEAF * (leaf + 1)).min(self.cols());
         &self.row(row)[self.dtype.row_bytes(LEAF * leaf)..self.dtype.row_bytes(end)]
+    }
+
+    /// One element, which must exist, as 32 bits: those of its f32 value (stored exactly, or `q * scale`), or the
+    /// integer.
+    pub fn bits(&self, row: usize, col: usize) -> u32 {
+        let bytes = self.row(row);
+        let pair = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let quad = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let quantised = |scale: f32, at: usize| mul(from_i32(i32::from(bytes[at] as i8)), scale);
+        let value = match self.dtype {
+            WeightType::U8 => return u32::from(bytes[col]),
+            WeightType::U32 => return quad(4 * col),
+            WeightType::F32 => f32::from_bits(quad(4 * col)),
+            WeightType::F16 => f16_to_f32(pair(2 * col)),
+            WeightType::Bf16 => bf16_to_f32(pair(2 * col)),
+            WeightType::Q8_0 => quantised(f16_to_f32(pair(col / 32 * 34)), col / 32 * 34 + 2 + col % 32),
+            WeightType::Q8_128 => quantised(f32::from_bits(quad(col / 128 * 132)), col / 128 * 132 + 4 + col % 128),
+        };
+        canonical(value).to_bits()
+    }
+
+    /// A row as f32 values; integers as their bits reinterpreted, which nothing asks for.
+    pub fn row_f32(&self, row: usize) -> Vec<f32> {
+        (0..self.cols()).map(|col| f32::from_bits(self.bits(row, col))).collect()
     }
 
     /// Leaves of each row.

@@ -11,63 +11,67 @@ use alloy_sol_types::SolValue;
 use serde::{Deserialize, Serialize};
 
 use super::{LEAF, Limits, Model, Program, WeightTensor, WeightType, Weights};
-use crate::merkle::{Accumulator, Domain, Tree, counted, hash, verify, word};
+use crate::{
+    arithmetic::ARITHMETIC_VERSION,
+    ids::ModelId,
+    merkle::{Accumulator, Domain, Tree, counted, hash, verify, word},
+};
 
-/// The arithmetic that every model id of this crate commits to.
-pub const ARITHMETIC_VERSION: u32 = 1;
-
-/// The roots a model id is made of. This is what a registry stores.
+/// What a model id commits to. Mirrors `IModelRegistry.ModelDescriptor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Commitment {
+pub struct ModelDescriptor {
     /// Version of the arithmetic.
     pub arithmetic_version: u32,
     /// Root over the node descriptors.
     pub graph_root: B256,
     /// Root over the weight tensors.
     pub weights_root: B256,
-    /// Root over the vocabulary.
-    pub vocabulary_root: B256,
+    /// Root over the vocabulary; zero where there is none.
+    pub vocab_root: B256,
     /// Limits.
     pub limits: Limits,
 }
 
-impl Commitment {
+impl ModelDescriptor {
     /// The model id: keccak of the ABI encoding of the fields, eight words.
-    pub fn model_id(&self) -> B256 {
+    pub fn model_id(&self) -> ModelId {
         let Limits { min_input_bytes, max_input_bytes, max_output_bytes, max_tokens } = self.limits;
         let words = (
             U256::from(self.arithmetic_version),
             self.graph_root,
             self.weights_root,
-            self.vocabulary_root,
+            self.vocab_root,
             min_input_bytes,
             max_input_bytes,
             max_output_bytes,
             max_tokens,
         );
-        alloy_primitives::keccak256(words.abi_encode())
+        ModelId(alloy_primitives::keccak256(words.abi_encode()))
     }
 }
 
 impl Model {
     /// Hashes the whole model. For a large model this takes as long as reading it.
-    pub fn commit(&self) -> Commitment {
-        Commitment {
+    pub fn descriptor(&self) -> ModelDescriptor {
+        ModelDescriptor {
             arithmetic_version: ARITHMETIC_VERSION,
             graph_root: self.program.graph_root(),
             weights_root: WeightsTree::new(&self.weights).root(),
-            vocabulary_root: self.vocabulary_root(),
+            vocab_root: self.vocab_root(),
             limits: self.limits,
         }
     }
 
-    /// The model id. Keep the [`Commitment`] instead of calling this twice.
-    pub fn model_id(&self) -> B256 {
-        self.commit().model_id()
+    /// The model id. Keep the [`ModelDescriptor`] instead of calling this twice.
+    pub fn model_id(&self) -> ModelId {
+        self.descriptor().model_id()
     }
 
-    /// Root over the vocabulary.
-    pub fn vocabulary_root(&self) -> B256 {
+    /// Root over the vocabulary; zero if it is empty.
+    pub fn vocab_root(&self) -> B256 {
+        if self.vocabulary.is_empty() {
+            return B256::ZERO;
+        }
         let mut tree = Accumulator::default();
         tree.extend(self.vocabulary.iter().map(|entry| hash(Domain::Token, &[entry])));
         counted(tree.count(), &tree.root())
@@ -136,9 +140,9 @@ pub struct TokenOpening {
 
 impl TokenOpening {
     /// True if this is that entry of the vocabulary.
-    pub fn verify(&self, vocabulary_root: &B256) -> bool {
+    pub fn verify(&self, vocab_root: &B256) -> bool {
         let leaf = hash(Domain::Token, &[&self.bytes]);
-        verify_counted(vocabulary_root, &leaf, u64::from(self.token), self.count, &self.path)
+        verify_counted(vocab_root, &leaf, u64::from(self.token), self.count, &self.path)
     }
 }
 
