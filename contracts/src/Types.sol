@@ -9,27 +9,23 @@ type RequestId is uint64;
 /// @notice Content address of a model: see `IModelRegistry.ModelDescriptor`.
 type ModelId is bytes32;
 
-using {RequestIdLib.equals as ==, RequestIdLib.differs as !=} for RequestId global;
-using {ModelIdLib.equals as ==, ModelIdLib.differs as !=} for ModelId global;
+using {requestIdEquals as ==, requestIdDiffers as !=} for RequestId global;
+using {modelIdEquals as ==, modelIdDiffers as !=} for ModelId global;
 
-library RequestIdLib {
-    function equals(RequestId a, RequestId b) internal pure returns (bool) {
-        return RequestId.unwrap(a) == RequestId.unwrap(b);
-    }
-
-    function differs(RequestId a, RequestId b) internal pure returns (bool) {
-        return RequestId.unwrap(a) != RequestId.unwrap(b);
-    }
+function requestIdEquals(RequestId a, RequestId b) pure returns (bool) {
+    return RequestId.unwrap(a) == RequestId.unwrap(b);
 }
 
-library ModelIdLib {
-    function equals(ModelId a, ModelId b) internal pure returns (bool) {
-        return ModelId.unwrap(a) == ModelId.unwrap(b);
-    }
+function requestIdDiffers(RequestId a, RequestId b) pure returns (bool) {
+    return RequestId.unwrap(a) != RequestId.unwrap(b);
+}
 
-    function differs(ModelId a, ModelId b) internal pure returns (bool) {
-        return ModelId.unwrap(a) != ModelId.unwrap(b);
-    }
+function modelIdEquals(ModelId a, ModelId b) pure returns (bool) {
+    return ModelId.unwrap(a) == ModelId.unwrap(b);
+}
+
+function modelIdDiffers(ModelId a, ModelId b) pure returns (bool) {
+    return ModelId.unwrap(a) != ModelId.unwrap(b);
 }
 
 /// @notice Where a request stands.
@@ -79,7 +75,24 @@ struct Limits {
     uint32 maxTokens;
 }
 
-/// @notice Everything about a request. The oracle keeps its hash; whoever acts on the request brings the fields, as the event gave them.
+/// @notice Everything about a request, in the form in which it travels: the oracle keeps its hash, and whoever acts on the request brings the words, as the
+/// event gave them. From the most significant bits:
+///
+///     head     requester 160 | attempt 32 | id 64
+///     payment  operator 160 | fee 96
+///     terms    maxTokens 32 | temperature 32 | minP 32 | callbackGasLimit 32 | callbackGasPrice 48 | delivery 8 | openFor 32 | deadline 40
+///
+/// `openFor` is `deadline - exclusiveUntil`. See `PackedRequests` for reading and writing.
+struct PackedRequest {
+    bytes32 head;
+    ModelId modelId;
+    bytes32 inputHash; // keccak256 of the input bytes
+    bytes32 seed; // fixed by the chain at request time
+    bytes32 payment;
+    bytes32 terms;
+}
+
+/// @notice Everything about a request, in the form in which it is read.
 struct Request {
     RequestId id;
     uint32 attempt; // 0, and one more each time a result was rejected and the request opened again
@@ -92,8 +105,8 @@ struct Request {
     uint32 callbackGasLimit; // 0: no callback
     uint64 callbackGasPrice; // wei per unit of gas, at most, that the requester pays for the callback
     uint96 fee; // wei for the operator
-    address operator; // drawn; alone until `exclusiveUntil`. Zero: open to all
-    uint64 exclusiveUntil; // unix seconds
+    address operator; // drawn; alone until `exclusiveUntil`. Zero: open to all from the start
+    uint64 exclusiveUntil; // unix seconds; the first second in which others may answer
     uint64 deadline; // unix seconds; the last second in which it can be fulfilled
 }
 
@@ -102,6 +115,5 @@ struct Fulfillment {
     address operator; // who answers for it with stake
     uint64 fulfilledAt; // unix seconds
     uint96 callbackCost; // wei of the callback allowance already spent, owed to the operator at finality
-    CallbackStatus callback;
     bytes32 outputHash; // keccak256 of the output bytes
 }

@@ -6,6 +6,7 @@ import {
     Delivery,
     Fulfillment,
     ModelId,
+    PackedRequest,
     Params,
     Request,
     RequestId,
@@ -38,20 +39,20 @@ interface IInferenceOracle {
 
     /// @notice One posted result in a batch.
     struct Answer {
-        Request request;
+        PackedRequest request;
         bytes output;
         bytes signature;
     }
 
     /// @notice One result to finalize. `output` is needed only where it is yet to be delivered to the consumer; empty otherwise.
     struct Settlement {
-        Request request;
+        PackedRequest request;
         Fulfillment fulfillment;
         bytes output;
     }
 
     /// @notice A request was made, or (`attempt` > 0) opened again. With `input`, all that is needed to answer it.
-    event Requested(RequestId indexed id, ModelId indexed modelId, address indexed operator, Request request, bytes input);
+    event Requested(RequestId indexed id, ModelId indexed modelId, address indexed operator, PackedRequest request, bytes input);
 
     /// @notice A result was posted. It becomes final at `fulfillment.fulfilledAt + challengeWindow` if nobody disputes it.
     event Fulfilled(RequestId indexed id, address indexed operator, Fulfillment fulfillment, bytes output);
@@ -59,8 +60,11 @@ interface IInferenceOracle {
     /// @notice The consumer was called. `returnData` is what it reverted with, at most 128 bytes; empty on success.
     event CallbackExecuted(RequestId indexed id, CallbackStatus status, uint256 gasUsed, bytes returnData);
 
+    /// @notice A consumer that had been given a result was told that it was wrong. What came of that changes nothing else.
+    event RevocationExecuted(RequestId indexed id, CallbackStatus status, uint256 gasUsed, bytes returnData);
+
     /// @notice A result became final: `paid` wei to `operator`, `refunded` wei of the callback allowance back to the requester's credit.
-    event Finalized(RequestId indexed id, address indexed operator, bytes32 outputHash, uint256 paid, uint256 refunded);
+    event Finalized(RequestId indexed id, address indexed operator, uint256 paid, uint256 refunded);
 
     /// @notice Nobody answered in time; `refunded` wei are the requester's credit.
     event Cancelled(RequestId indexed id, uint256 refunded);
@@ -83,7 +87,6 @@ interface IInferenceOracle {
     error WrongStatus(RequestId id, RequestStatus actual);
     error RequestMismatch(RequestId id);
     error InputSize(uint256 size, uint256 min, uint256 max);
-    error OutputSize(uint256 size, uint256 max);
     error TooManyTokens(uint256 asked, uint256 max);
     error InvalidTimeout(uint256 timeout, uint256 min, uint256 max);
     error InsufficientPayment(uint256 available, uint256 required);
@@ -94,10 +97,15 @@ interface IInferenceOracle {
     error UnknownSigner(address signer);
     error InsufficientStake(address operator, uint256 available, uint256 required);
     error WindowOpen(RequestId id, uint256 until);
+    error WindowClosed(RequestId id, uint256 since);
+    error CallbackGasTooHigh(uint256 asked, uint256 max);
+    error CallbackGasPriceTooHigh(uint256 asked, uint256 max);
     error OutputMismatch(RequestId id);
     error NothingToDeliver(RequestId id);
     error NotEnoughGas(uint256 available, uint256 required);
     error NotDisputeGame(address caller);
+    error NotOperatorRegistry(address caller);
+    error InvalidConfig();
     error InsufficientCredit(uint256 available, uint256 required);
     error Reentered();
     error TransferFailed(address to, uint256 amount);
@@ -115,7 +123,7 @@ interface IInferenceOracle {
         returns (uint96 price, uint256 total);
 
     /// @notice Gives everything back to the requester's credit, after the deadline of an unanswered request. Anybody may.
-    function cancel(Request calldata request_) external;
+    function cancel(PackedRequest calldata request_) external;
 
     // ---------------------------------------------------------------- answering
 
@@ -132,21 +140,36 @@ interface IInferenceOracle {
     function finalizeBatch(Settlement[] calldata settlements) external;
 
     /// @notice Calls the consumer again whose callback failed, at the caller's expense and with at least the gas that was paid for.
-    function retryCallback(Request calldata request_, Fulfillment calldata fulfillment, bytes calldata output) external;
+    function retryCallback(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata output) external;
 
     // ---------------------------------------------------------------- disputes (only the dispute game)
 
     /// @notice Stops a result inside its window.
-    function openDispute(Request calldata request_, Fulfillment calldata fulfillment) external;
+    function openDispute(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
 
     /// @notice Lets it go on. It is final no earlier than its window ends.
-    function upholdResult(Request calldata request_, Fulfillment calldata fulfillment) external;
+    function upholdResult(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
 
     /// @notice Rejects it: slashes the slice of stake to the caller, opens the request again and tells a consumer that was given the result.
     /// @return slashed Wei sent to the caller.
-    function rejectResult(Request calldata request_, Fulfillment calldata fulfillment, bytes calldata input)
+    function rejectResult(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata input)
         external
         returns (uint256 slashed);
+
+    // ---------------------------------------------------------------- operators (only the operator registry)
+
+    /// @notice From now on `signer`'s signatures bind `operator` (zero: nobody).
+    function syncSigner(address signer, address operator) external;
+
+    /// @notice `operator` serves a model at `price` from now on.
+    /// @return added Whether it did not serve it before.
+    function syncOffer(ModelId modelId, address operator, uint96 price) external returns (bool added);
+
+    /// @notice `operator` serves a model no longer.
+    function syncOfferRemoved(ModelId modelId, address operator) external;
+
+    /// @notice `available` wei of `operator`'s stake can back results.
+    function syncStake(address operator, uint256 available) external;
 
     // ---------------------------------------------------------------- money
 
@@ -161,12 +184,16 @@ interface IInferenceOracle {
     function statusOf(RequestId id) external view returns (RequestStatus status, CallbackStatus callback);
 
     /// @notice Whether `fulfillment` of `request_` is what the oracle holds, and final.
-    function isFinal(Request calldata request_, Fulfillment calldata fulfillment) external view returns (bool);
+    function isFinal(PackedRequest calldata request_, Fulfillment calldata fulfillment) external view returns (bool);
 
-    function requestHash(Request calldata request_) external pure returns (bytes32);
+    /// @notice A request in readable form.
+    function unpack(PackedRequest calldata request_) external pure returns (Request memory);
+
+    /// @notice keccak256(abi.encode(request_)): what the oracle stores, and what an operator's key signs.
+    function requestHash(PackedRequest calldata request_) external pure returns (bytes32);
 
     /// @notice The EIP-712 digest that an operator's key signs.
-    function fulfillmentDigest(Request calldata request_, bytes32 outputHash, uint32 outputSize)
+    function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize)
         external
         view
         returns (bytes32);
@@ -179,10 +206,36 @@ interface IInferenceOracle {
     /// @notice Wei of an operator's stake that its unfinished results hold.
     function lockedStakeOf(address operator) external view returns (uint256);
 
+    /// @notice The operator a signing key binds; zero: none.
+    function operatorOf(address signer) external view returns (address operator);
+
+    /// @notice Offers `from` .. `from + count` for a model, and how many there are.
+    function offers(ModelId modelId, uint256 from, uint256 count)
+        external
+        view
+        returns (IOperatorRegistry.Offer[] memory page, uint256 total);
+
+    function offerOf(ModelId modelId, address operator) external view returns (bool serves, uint96 price);
+
+    /// @notice The lowest price among the offers for a model; looks at all of them. Reverts with `UnknownModel` or `NoOperators`.
+    function cheapestOffer(ModelId modelId) external view returns (uint96 price);
+
+    /// @notice The operator that a request with this seed would get, and its price.
+    /// @dev At most 8 offers are looked at, from a random start. With more than 8 offers and none of the 8 cheap enough the request is open to all
+    /// (`operator` zero, `price = maxFee`), so that no crowd of dear offers can shut a requester out.
+    /// Reverts with `UnknownModel`, `NoOperators` or, when all offers were looked at, `FeeTooLow`.
+    function draw(ModelId modelId, bytes32 seed, uint256 maxFee) external view returns (address operator, uint96 price);
+
     function models() external view returns (IModelRegistry);
     function operators() external view returns (IOperatorRegistry);
     function disputeGame() external view returns (address);
     function challengeWindow() external view returns (uint64);
     function exclusivePeriod() external view returns (uint64);
     function stakePerResult() external view returns (uint256);
+    function minTimeout() external view returns (uint32);
+    function maxTimeout() external view returns (uint32);
+    function maxCallbackGas() external view returns (uint32);
+
+    /// @notice Gas that `onInferenceRevoked` gets.
+    function revocationGas() external view returns (uint32);
 }

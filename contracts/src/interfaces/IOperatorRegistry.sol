@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.28;
 
-import {Limits, ModelId} from "../Types.sol";
+import {ModelId} from "../Types.sol";
+import {IModelRegistry} from "./IModelRegistry.sol";
 
 /// @title Who answers: stake, signing keys, prices
 /// @notice An operator is an account with stake. It names signing keys, whose signatures bind it, and states a price for each model it serves.
@@ -37,6 +38,7 @@ interface IOperatorRegistry {
     error FeeTooLow(uint256 offered, uint256 cheapest);
     error StillStaked(address operator);
     error ZeroAmount();
+    error InvalidConfig();
     error TransferFailed(address to, uint256 amount);
 
     /// @notice Adds stake for `operator`. Anybody may; only the operator can take it out.
@@ -70,15 +72,6 @@ interface IOperatorRegistry {
     /// @notice Takes `amount` of an operator's stake and sends it to `recipient`. Only the oracle.
     function slash(address operator, uint256 amount, address recipient) external;
 
-    /// @notice Draws the operator for a request, by `seed`, among those whose price is at most `maxFee`.
-    /// @dev At most 8 offers are looked at, from a random start. With more than 8 offers and none of the 8 cheap enough the request is open to all
-    /// (`operator` zero, `price = maxFee`), so that no crowd of dear offers can shut a requester out.
-    /// Reverts with `UnknownModel`, `NoOperators` or, when all offers were looked at, `FeeTooLow`.
-    function draw(ModelId modelId, bytes32 seed, uint256 maxFee)
-        external
-        view
-        returns (address operator, uint96 price, Limits memory limits);
-
     /// @notice The operator a signing key speaks for (zero: none) and the stake that can back new results.
     function signerStake(address signer) external view returns (address operator, uint256 available);
 
@@ -97,6 +90,8 @@ interface IOperatorRegistry {
 
     function operatorOf(address signer) external view returns (address operator);
 
+    function oracle() external view returns (address);
+    function models() external view returns (IModelRegistry);
     function minStake() external view returns (uint256);
     function withdrawalDelay() external view returns (uint256);
 }
