@@ -31,7 +31,6 @@ sol! {
         address operator;
         uint64 fulfilledAt;
         uint96 callbackCost;
-        CallbackStatus callback;
         bytes32 outputHash;
     }
 
@@ -63,11 +62,33 @@ sol! {
     struct Settlement { PackedRequest request; Fulfillment fulfillment; bytes output; }
 
     #[derive(Debug, PartialEq, Eq)]
+    struct Offer { address operator; uint96 price; }
+
+    /// What `InferenceOracle.unpack` gives: the contracts' own reading of a packed request.
+    #[derive(Debug, PartialEq, Eq)]
+    struct UnpackedRequest {
+        uint64 id;
+        uint32 attempt;
+        address requester;
+        bytes32 modelId;
+        bytes32 inputHash;
+        bytes32 seed;
+        Params params;
+        Delivery delivery;
+        uint32 callbackGasLimit;
+        uint64 callbackGasPrice;
+        uint96 fee;
+        address operator;
+        uint64 exclusiveUntil;
+        uint64 deadline;
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
     interface IInferenceOracle {
         event Requested(uint64 indexed id, bytes32 indexed modelId, address indexed operator, PackedRequest request, bytes input);
         event Fulfilled(uint64 indexed id, address indexed operator, Fulfillment fulfillment, bytes output);
         event CallbackExecuted(uint64 indexed id, CallbackStatus status, uint256 gasUsed, bytes returnData);
-        event Finalized(uint64 indexed id, address indexed operator, bytes32 outputHash, uint256 paid, uint256 refunded);
+        event Finalized(uint64 indexed id, address indexed operator, uint256 paid, uint256 refunded);
         event Cancelled(uint64 indexed id, uint256 refunded);
         event Skipped(uint64 indexed id, RequestStatus status);
         event DisputeOpened(uint64 indexed id, address indexed operator);
@@ -94,6 +115,10 @@ sol! {
         error CallbackGasTooHigh(uint256 asked, uint256 max);
         error NotOperatorRegistry(address caller);
         error InvalidConfig();
+        error UnknownModel(bytes32 modelId);
+        error NoOperators(bytes32 modelId);
+        error NoOffer(bytes32 modelId, address operator);
+        error FeeTooLow(uint256 offered, uint256 cheapest);
         error WindowOpen(uint64 id, uint256 until);
         error OutputMismatch(uint64 id);
         error NothingToDeliver(uint64 id);
@@ -114,12 +139,20 @@ sol! {
         function openDispute(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
         function upholdResult(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
         function rejectResult(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata input) external returns (uint256 slashed);
+        function syncOffer(bytes32 modelId, address operator, uint96 price) external returns (bool added);
+        function syncOfferRemoved(bytes32 modelId, address operator) external;
         function syncSigner(address signer, address operator) external;
         function syncStake(address operator, uint256 available) external;
         function depositCredit(address account) external payable;
         function withdrawCredit(address to, uint256 amount) external;
         function statusOf(uint64 id) external view returns (RequestStatus status, CallbackStatus callback);
         function isFinal(PackedRequest calldata request_, Fulfillment calldata fulfillment) external view returns (bool);
+        function unpack(PackedRequest calldata request_) external pure returns (UnpackedRequest memory);
+        function operatorOf(address signer) external view returns (address operator);
+        function offers(bytes32 modelId, uint256 from, uint256 count) external view returns (Offer[] memory page, uint256 total);
+        function offerOf(bytes32 modelId, address operator) external view returns (bool serves, uint96 price);
+        function cheapestOffer(bytes32 modelId) external view returns (uint96 price);
+        function draw(bytes32 modelId, bytes32 seed, uint256 maxFee) external view returns (address operator, uint96 price);
         function requestHash(PackedRequest calldata request_) external pure returns (bytes32);
         function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize) external view returns (bytes32);
         function domainSeparator() external view returns (bytes32);
@@ -153,11 +186,10 @@ sol! {
         function idOf(ModelDescriptor calldata descriptor) external pure returns (bytes32);
         function limitsOf(bytes32 modelId) external view returns (Limits memory);
         function descriptorOf(bytes32 modelId) external view returns (ModelDescriptor memory);
+        function ARITHMETIC_VERSION() external view returns (uint256);
+        function MAX_BYTES() external view returns (uint32);
         function isRegistered(bytes32 modelId) external view returns (bool);
     }
-
-    #[derive(Debug, PartialEq, Eq)]
-    struct Offer { address operator; uint96 price; }
 
     #[derive(Debug, PartialEq, Eq)]
     interface IOperatorRegistry {
@@ -186,6 +218,7 @@ sol! {
         error StillStaked(address operator);
         error ZeroAmount();
         error InvalidConfig();
+        error TransferFailed(address to, uint256 amount);
 
         function deposit(address operator) external payable;
         function requestWithdrawal(uint256 amount) external;
@@ -197,13 +230,13 @@ sol! {
         function removeOffer(bytes32 modelId) external;
         function evict(bytes32 modelId, address operator) external;
         function slash(address operator, uint256 amount, address recipient) external;
-        function draw(bytes32 modelId, bytes32 seed, uint256 maxFee) external view returns (address operator, uint96 price, Limits memory limits);
         function signerStake(address signer) external view returns (address operator, uint256 available);
         function cheapest(bytes32 modelId) external view returns (uint96 price);
         function offers(bytes32 modelId, uint256 from, uint256 count) external view returns (Offer[] memory page, uint256 total);
         function offerOf(bytes32 modelId, address operator) external view returns (bool serves, uint96 price);
         function stakeOf(address operator) external view returns (uint256 stake, uint256 unbonding, uint256 availableAt, uint256 offersCount);
         function operatorOf(address signer) external view returns (address operator);
+        function domainSeparator() external view returns (bytes32);
         function oracle() external view returns (address);
         function models() external view returns (address);
         function minStake() external view returns (uint256);

@@ -66,7 +66,6 @@ impl Revert {
 impl std::fmt::Display for Revert {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use IInferenceOracle::IInferenceOracleErrors as Oracle;
-        use IModelRegistry::IModelRegistryErrors as Models;
         use IOperatorRegistry::IOperatorRegistryErrors as Operators;
         match self {
             Self::Oracle(Oracle::WrongStatus(e)) => write!(f, "request #{} is {:?}", e.id, e.actual),
@@ -129,10 +128,10 @@ impl std::fmt::Display for Revert {
             Self::Oracle(Oracle::InsufficientCredit(e)) => {
                 write!(f, "{} wei of credit, {} wei asked", e.available, e.required)
             }
-            Self::Operators(Operators::FeeTooLow(e)) => {
+            Self::Oracle(Oracle::FeeTooLow(e)) => {
                 write!(f, "{} wei offered, the cheapest operator asks {} wei", e.offered, e.cheapest)
             }
-            Self::Operators(Operators::NoOperators(e)) => write!(f, "no operator serves model {}", ModelId(e.modelId)),
+            Self::Oracle(Oracle::NoOperators(e)) => write!(f, "no operator serves model {}", ModelId(e.modelId)),
             Self::Operators(Operators::StakeTooLow(e)) => {
                 write!(f, "operator {} has {} wei of stake, {} wei needed", e.operator, e.stake, e.required)
             }
@@ -156,7 +155,7 @@ impl std::fmt::Display for Revert {
                     e.amount, e.availableAt
                 )
             }
-            Self::Models(Models::UnknownModel(e)) => write!(f, "model {} is not registered", ModelId(e.modelId)),
+            Self::Oracle(Oracle::UnknownModel(e)) => write!(f, "model {} is not registered", ModelId(e.modelId)),
             Self::Oracle(error) => write!(f, "{error:?}"),
             Self::Operators(error) => write!(f, "{error:?}"),
             Self::Models(error) => write!(f, "{error:?}"),

@@ -3,7 +3,11 @@
 use alloy::primitives::U256;
 use anyhow::Result;
 use candor_sdk::bindings::{CallbackStatus, Delivery, RequestStatus};
-use candor_tests::{Ask, World, puppet::Callback, world::{PRICE, WINDOW, ether}};
+use candor_tests::{
+    Ask, World,
+    puppet::Callback,
+    world::{PRICE, WINDOW, ether},
+};
 
 /// A digit-sized image that is not blank.
 fn image() -> Vec<u8> {
@@ -38,7 +42,8 @@ async fn delivers_at_once_or_at_finality_as_the_requester_chose() -> Result<()> 
     let operator = world.operator(ether(2)).await?;
     let folder = tempfile::tempdir()?;
     let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
-    let ask = |delivery| Ask { model: world.models["credit"].id(), input: applicant(), delivery, callback_gas: 100_000 };
+    let ask =
+        |delivery| Ask { model: world.models["credit"].id(), input: applicant(), delivery, callback_gas: 100_000 };
     let (early, _) = world.ask_by_puppet(&ask(Delivery::Optimistic), Callback::Accept).await?;
     let (late, _) = world.ask_by_puppet(&ask(Delivery::Final), Callback::Accept).await?;
     assert_eq!(world.wait_for(early, RequestStatus::Fulfilled).await?, CallbackStatus::Delivered);

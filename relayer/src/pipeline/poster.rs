@@ -8,7 +8,7 @@ use crate::{
 };
 use alloy::primitives::{Bytes, U256};
 use candor_sdk::{
-    bindings::{Answer, CallbackStatus, Delivery, RequestStatus, Settlement},
+    bindings::{Answer, Delivery, RequestStatus, Settlement},
     client::{Call, ClientError},
 };
 use std::sync::Arc;
@@ -112,14 +112,9 @@ impl Poster {
         let ready = self.shared.store.finalizable(now, BATCH).await?;
         let settlements = |rows: &[RequestRow]| -> Call {
             let settlements = rows.iter().filter_map(|row| {
-                let fulfillment = row.fulfillment.clone()?;
                 let owed = row.request.delivery == Delivery::Final && row.request.callback_gas_limit > 0;
-                let output = if owed && fulfillment.callback == CallbackStatus::None {
-                    row.output.clone()?
-                } else {
-                    Bytes::new()
-                };
-                Some(Settlement { request: row.request.pack(), fulfillment, output })
+                let output = if owed { row.output.clone()? } else { Bytes::new() };
+                Some(Settlement { request: row.request.pack(), fulfillment: row.fulfillment.clone()?, output })
             });
             self.shared.rpc.client().finalize(settlements.collect())
         };
