@@ -72,12 +72,35 @@ fn gelu_tanh(x: f64) -> f64 {
 macro_rules! subjects {
     ($($name:ident, $reference:expr, $monotonic:ident;)*) => {
         /// Every function there is.
-        pub(crate) const SUBJECTS: &[Subject] = &[$(Subject {
-            name: stringify!($name),
-            function: functions::$name,
-            evaluate: |x, y| evaluate(functions::$name, x, y),
-            reference: $reference,
-            monotonic: Monotonic::$monotonic,
+        pub(crate) const SUBJECTS: &[Subject] = &[$({
+            // The function is called by name: as an argument it would not be sure to be inlined, and the loop would
+            // not become vector code.
+            #[inline(always)]
+            fn plain(x: &[f32], y: &mut [f32]) {
+                for (y, &x) in y.iter_mut().zip(x) {
+                    *y = functions::$name(x);
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn vector(x: &[f32], y: &mut [f32]) {
+                plain(x, y);
+            }
+            fn evaluate(x: &[f32], y: &mut [f32]) {
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the features the function is compiled for were detected.
+                    return unsafe { vector(x, y) };
+                }
+                plain(x, y);
+            }
+            Subject {
+                name: stringify!($name),
+                function: functions::$name,
+                evaluate,
+                reference: $reference,
+                monotonic: Monotonic::$monotonic,
+            }
         }),*];
     };
 }
@@ -92,28 +115,6 @@ subjects! {
     gelu_erf, gelu_erf, No;
     gelu_tanh, gelu_tanh, No;
     rsqrt, |x| 1.0 / x.sqrt(), Decreasing;
-}
-
-/// Runs `f` over a slice, as vector code where the machine has it: the bits are the same, which the checksums show.
-fn evaluate(f: impl Fn(f32) -> f32, x: &[f32], y: &mut [f32]) {
-    #[inline(always)]
-    fn plain(f: impl Fn(f32) -> f32, x: &[f32], y: &mut [f32]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = f(x);
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2,fma")]
-        fn vector(f: impl Fn(f32) -> f32, x: &[f32], y: &mut [f32]) {
-            plain(f, x, y);
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the features the function is compiled for were detected.
-            return unsafe { vector(f, x, y) };
-        }
-    }
-    plain(f, x, y);
 }
 
 /// What was found out about a function.
