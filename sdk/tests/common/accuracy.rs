@@ -25,7 +25,7 @@ pub(crate) enum Monotonic {
 }
 
 /// A generous bound of the relative error of every reference: 2^-43. `libm` is right to about 2^-52; the worst
-/// amplification is in the far tail of the two GELUs, where e^-y with y near 105 turns 2^-53 in y into 2^-46.
+/// amplification is in the far tail of the two GELUs, where e^-y with y near 105 turns a few 2^-53 of y into 2^-44.
 pub(crate) const REFERENCE_ERROR: f64 = 1.0 / (1u64 << 43) as f64;
 
 /// The number of distinct f32 that are not NaN, counting both zeros: ranks go from 0 (-inf) to this, exclusive.
