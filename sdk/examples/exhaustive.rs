@@ -46,11 +46,18 @@ fn main() -> ExitCode {
     let (mut threads, mut stride, mut names) = (1, 1, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|n| n.parse::<u32>().ok()).filter(|&n| n > 0);
-        match argument.as_str() {
-            "--threads" => threads = number().expect("--threads takes a positive number") as usize,
-            "--stride" => stride = u64::from(number().expect("--stride takes a positive number")),
-            name => names.push(name.to_owned()),
+        if argument != "--threads" && argument != "--stride" {
+            names.push(argument);
+            continue;
+        }
+        let Some(number) = arguments.next().and_then(|n| n.parse::<u32>().ok()).filter(|&n| n > 0) else {
+            eprintln!("{argument} takes a positive number");
+            return ExitCode::FAILURE;
+        };
+        if argument == "--threads" {
+            threads = number as usize;
+        } else {
+            stride = u64::from(number);
         }
     }
     if let Some(unknown) = names.iter().find(|name| SUBJECTS.iter().all(|s| s.name != **name)) {

@@ -62,6 +62,9 @@ fn float(x: f32) -> Value {
     floats(&[x])
 }
 
+/// How the elements of a row are made.
+type Element = fn(&mut Generator) -> f32;
+
 /// One value as the word it is in a file.
 trait Word: Copy {
     fn word(self) -> u32;
@@ -171,12 +174,12 @@ fn functions_of_one_number() {
     type Function = fn(f32) -> f32;
     /// Where a function changes its formula, saturates, over- or underflows: its neighbourhood is in the file.
     const TABLE: [(&str, Function, &[f32]); 9] = [
-        ("exp", functions::exp, &[0.34657359, 1.0397208, 88.72284, 87.33654, 103.97208, 120.0]),
+        ("exp", functions::exp, &[0.346_573_6, 1.0397208, 88.72284, 87.33654, 103.97208, 120.0]),
         ("log", functions::log, &[1.0, 1.3333334, 0.6666667, 2.6666667, 1.1754944e-38]),
         ("tanh", functions::tanh, &[0.5625, 9.010913, 10.0, 1e-4]),
         ("sigmoid", functions::sigmoid, &[16.635532, 17.328679, 87.33654, 103.97208, 120.0, 1.0]),
         ("silu", functions::silu, &[1.2784645, 91.9, 108.6, 120.0, 16.635532]),
-        ("erf", functions::erf, &[0.875, 3.8325068, 4.0, 1e-4, 2.5]),
+        ("erf", functions::erf, &[0.875, 3.832_507, 4.0, 1e-4, 2.5]),
         ("geluErf", functions::gelu_erf, &[0.7517916, 13.0, 14.36, 14.5, 5.2, 1.484375]),
         ("geluTanh", functions::gelu_tanh, &[0.7524614, 4.7, 10.1, 10.8, 11.0, 5.0]),
         ("rsqrt", functions::rsqrt, &[1.0, 2.0, 4.0]),
@@ -263,7 +266,7 @@ fn quantised_contractions() {
             "partials": floats(&quantised::partials(&q, w)), "out": float(quantised::dot(&q, w)),
         }));
     };
-    let shapes: &[(&str, fn(&mut Generator) -> f32)] = &[
+    let shapes: &[(&str, Element)] = &[
         ("moderate", |g| g.moderate(2.0)),
         ("specials", Generator::special),
         ("ties: multiples of a half", |g| (g.word() % 255) as f32 * 0.5 - 63.5),
@@ -323,7 +326,7 @@ fn reductions() {
 fn rows() {
     let mut g = Generator::new(6);
     let mut cases = Vec::new();
-    let shapes: &[(&str, fn(&mut Generator) -> f32)] = &[
+    let shapes: &[(&str, Element)] = &[
         ("moderate", |g| g.moderate(5.0)),
         ("wide", |g| g.moderate(80.0)),
         ("equal", |_| 0.1),

@@ -1,5 +1,5 @@
 //! Contractions: the dot product under every linear layer, attention score, attention mix and convolution
-//! (rules C1 to C4).
+//! (rules C1 to C3).
 //!
 //! A dot product is summed in blocks of [`BLOCK`] at absolute indices. The sum of one block, a *partial*, is what
 //! the chain re-executes in a dispute, however long the dot product is.

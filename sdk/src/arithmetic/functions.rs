@@ -182,7 +182,7 @@ pub fn tanh(x: f32) -> f32 {
     canonical(with_sign(if a < 0.5625 { near } else { far }, x))
 }
 
-/// F6: `(q, k)` with 1 / (1 + e^-(x + low)) = q 2^k and q between 0.4 and 1.5.
+/// F6: `(q, k)` with 1 / (1 + e^-(x + low)) = q 2^k and q between 0.5 and 1.42.
 ///
 /// With e = e^-|x|, the value is 1 / (1 + e) above zero and e / (1 + e) below. Both e and 1 + e are carried as
 /// unevaluated sums of two f32, so that the quotient is all but correctly rounded; that is what keeps it monotonic. The

@@ -1,4 +1,4 @@
-//! Reductions of a row: sum, sum of squares, maximum, argmax (rules R1 to R5).
+//! Reductions of a row: sum, sum of squares, maximum, argmax (rules R1 to R4).
 //!
 //! A row is summed in chunks of [`CHUNK`] at absolute indices, each by [`LANES`] lanes and a fixed tree: one warp of
 //! a GPU, four registers of a CPU. The sum of one chunk is the most that the chain ever re-executes at once.

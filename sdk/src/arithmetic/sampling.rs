@@ -55,7 +55,7 @@ pub fn score(logit: f32, threshold: f32, temperature: f32, noise: f32) -> f32 {
 /// S6: the token chosen from a row of logits; `None` if the row is empty. A temperature of 0 (or anything else that
 /// is not above 0) is greedy, and `min_p` then has no say.
 pub fn sample(logits: &[f32], temperature: f32, min_p: f32, seed: &[u8; 32], step: u32) -> Option<usize> {
-    if !(temperature > 0.0) {
+    if temperature.is_nan() || temperature <= 0.0 {
         return argmax(logits);
     }
     let threshold = min_p_threshold(maximum(logits), temperature, min_p);

@@ -1,4 +1,4 @@
-//! Binary32 scalars: the operations everything else is made of (rules A1 to A9).
+//! Binary32 scalars: the operations everything else is made of (rules A1 to A8).
 //!
 //! Rust's `f32` operators are the IEEE 754 ones, correctly rounded and with subnormals kept, on every target with
 //! hardware binary32. What Rust leaves open is which NaN comes out; here it is always [`NAN`].

@@ -99,7 +99,7 @@ impl Generator {
 
     /// Factors whose product is near the ends of the range.
     pub(crate) fn hard_product(&mut self) -> (f32, f32) {
-        let sum = if self.word() % 4 == 0 { 379 + self.word() % 6 } else { 100 + self.word() % 32 };
+        let sum = if self.word().is_multiple_of(4) { 379 + self.word() % 6 } else { 100 + self.word() % 32 };
         let low = sum.saturating_sub(254);
         let a = low + self.word() % (sum.min(254) - low + 1);
         (self.with_exponent(a), self.with_exponent(sum - a))
@@ -124,7 +124,7 @@ impl Generator {
 
     /// Products met by an addend that cancels them, ties with them, or only just touches them.
     pub(crate) fn hard_fma(&mut self) -> (f32, f32, f32) {
-        let reach = if self.word() % 4 == 0 { 70 } else { 12 };
+        let reach = if self.word().is_multiple_of(4) { 70 } else { 12 };
         let (a, b) = (self.near(reach), self.near(reach));
         let product = f64::from(a) * f64::from(b);
         let c = match self.word() % 4 {
