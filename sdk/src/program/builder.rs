@@ -306,11 +306,12 @@ impl ProgramBuilder {
         self.node(Op::View(view), &[x], x.dtype, rows, cols)
     }
 
-    /// `y[r, c] = x[start_row + r, start_col + c]`.
+    /// `y[r, c] = x[start_row + r, start_col + c]`, which must lie inside `x`.
     pub fn slice(&mut self, x: Value, (start_row, rows): (Dim, Dim), (start_col, cols): (Dim, Dim)) -> Value {
+        // The axes end with the slice, not with the source: validation then finds a slice that ends beyond it.
         let axes = vec![
-            axis(x.rows, start_row, &[1, 0], Dim::ONE, Dim::ZERO),
-            axis(x.cols, start_col, &[0, 1], Dim::ZERO, Dim::ONE),
+            axis(start_row + rows, start_row, &[1, 0], Dim::ONE, Dim::ZERO),
+            axis(start_col + cols, start_col, &[0, 1], Dim::ZERO, Dim::ONE),
         ];
         self.view(x, View { row_digits: vec![rows], col_digits: vec![cols], axes, fill: 0 }, rows, cols)
     }
@@ -323,6 +324,13 @@ impl ProgramBuilder {
     /// `count` columns from `start`.
     pub fn slice_cols(&mut self, x: Value, start: impl Into<Dim>, count: impl Into<Dim>) -> Value {
         self.slice(x, (Dim::ZERO, x.rows), (start.into(), count.into()))
+    }
+
+    /// A tensor that holds one f32 everywhere.
+    pub fn full(&mut self, value: f32, rows: impl Into<Dim>, cols: impl Into<Dim>) -> Value {
+        let (rows, cols) = (rows.into(), cols.into());
+        let constant = self.constant(value);
+        self.view(constant, View { row_digits: vec![rows], col_digits: vec![cols], axes: vec![], fill: 0 }, rows, cols)
     }
 
     /// Rows become columns.

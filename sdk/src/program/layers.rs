@@ -137,6 +137,16 @@ impl ProgramBuilder {
         self.div(sum, n)
     }
 
+    /// Mean of each column, however many rows there are: `[1, cols]`.
+    pub fn column_mean(&mut self, x: Value) -> Value {
+        let columns = self.transpose(x);
+        let sums = self.row_sum(columns);
+        let sums = self.transpose(sums);
+        let ones = self.full(1.0, Dim::ONE, x.rows);
+        let count = self.row_sum(ones);
+        self.div(sums, count)
+    }
+
     /// `rsqrt(mean of squares + epsilon)` of each row.
     fn inverse_deviation(&mut self, x: Value, epsilon: f32) -> Value {
         let squares = self.row_sum_squares(x);

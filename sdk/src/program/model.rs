@@ -32,11 +32,6 @@ impl Program {
             _ => None,
         })
     }
-
-    /// True if the program turns generated tokens into text, so that `O` is a free symbol.
-    pub fn detokenises(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(node.op, Op::Detokenise))
-    }
 }
 
 /// Where a generating program keeps its tokens.

@@ -154,13 +154,6 @@ impl Model {
             let problem = "is 0 exactly if the graph generates nothing".to_string();
             return Err(ModelError::Limits { field: "max_tokens", problem });
         }
-        if !texts.is_empty() {
-            let longest = self.vocabulary.iter().map(Vec::len).max().unwrap_or(0) as u64;
-            if longest * u64::from(self.limits.max_tokens.max(1)) > u64::from(self.limits.max_output_bytes) {
-                let problem = format!("{} tokens of up to {longest} bytes do not fit", self.limits.max_tokens);
-                return Err(ModelError::Limits { field: "max_output_bytes", problem });
-            }
-        }
         if self.vocabulary.len() > MAX_DIM as usize {
             return Err(ModelError::Vocabulary(format!("{} entries", self.vocabulary.len())));
         }
@@ -186,18 +179,28 @@ impl Model {
             let prompt = if tokens { input_bytes / 4 } else { input_bytes };
             let generated = if max_tokens == 0 { [0, 0] } else { [1, max_tokens] };
             for generated in generated {
-                for output_bytes in if self.program.detokenises() { [0, max_output_bytes] } else { [0, 0] } {
-                    let Some(sequence) = prompt.checked_add(generated) else {
-                        return fail("max_tokens", "prompt and generated tokens exceed 32 bits".to_string());
-                    };
-                    let corner = Symbols { sequence, prompt, input_bytes, output_bytes };
-                    if !corners.contains(&corner) {
-                        corners.push(corner);
-                    }
-                }
+                let Some(sequence) = prompt.checked_add(generated) else {
+                    return fail("max_tokens", "prompt and generated tokens exceed 32 bits".to_string());
+                };
+                let shortest = Symbols { sequence, prompt, input_bytes, output_bytes: 0 };
+                let longest = Symbols { output_bytes: self.longest_text(&shortest), ..shortest };
+                corners.extend([shortest, longest]);
             }
         }
+        corners.dedup();
         Ok(corners)
+    }
+
+    /// The most bytes that the text of a run can have: one longest entry for each of its tokens.
+    fn longest_text(&self, symbols: &Symbols) -> u32 {
+        let nodes = &self.program.nodes;
+        let text = nodes.iter().find(|node| matches!(node.op, Op::Detokenise));
+        let tokens = match text.and_then(|text| text.inputs.first()) {
+            Some(Operand::Node(tokens)) => nodes.get(*tokens as usize).map_or(0, |node| node.rows.value(symbols)),
+            _ => 0,
+        };
+        let entry = self.vocabulary.iter().map(Vec::len).max().unwrap_or(0) as u64;
+        u32::try_from(entry.saturating_mul(tokens.unsigned_abs())).unwrap_or(u32::MAX)
     }
 
     fn source(&self, operand: Operand, field: &'static str, bound: &BoundProgram) -> Result<Source, Fault> {

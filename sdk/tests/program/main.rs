@@ -1,0 +1,10 @@
+//! Tests of the program graph: what operations compute, what validation refuses, and what never changes.
+
+mod decoder;
+mod generation;
+mod layers;
+mod malformed;
+mod models;
+mod openings;
+mod operations;
+mod vectors;
