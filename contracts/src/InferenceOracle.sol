@@ -1,16 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.28;
 
-import {
-    CallbackStatus,
-    Delivery,
-    Fulfillment,
-    ModelId,
-    PackedRequest,
-    Request,
-    RequestId,
-    RequestStatus
-} from "./Types.sol";
+import {CallbackStatus, Delivery, Fulfillment, ModelId, PackedRequest, Request, RequestId, RequestStatus} from "./Types.sol";
 import {Market, OfferBook} from "./OfferBook.sol";
 import {IInferenceConsumer} from "./interfaces/IInferenceConsumer.sol";
 import {IInferenceOracle} from "./interfaces/IInferenceOracle.sol";
@@ -106,10 +97,10 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         if (
             address(config.models).code.length == 0 || address(config.operators).code.length == 0
                 || config.operators.oracle() != address(this) || address(config.operators.models()) != address(config.models)
-                || config.challengeWindow == 0 || config.challengeWindow > 365 days
-                || config.minTimeout <= config.exclusivePeriod || config.maxTimeout < config.minTimeout
-                || config.stakePerResult == 0 || config.stakePerResult > config.operators.minStake()
-                || config.maxCallbackGas > CALLBACK_GAS_CEILING || config.revocationGas > CALLBACK_GAS_CEILING
+                || config.challengeWindow == 0 || config.challengeWindow > 365 days || config.minTimeout <= config.exclusivePeriod
+                || config.maxTimeout < config.minTimeout || config.stakePerResult == 0
+                || config.stakePerResult > config.operators.minStake() || config.maxCallbackGas > CALLBACK_GAS_CEILING
+                || config.revocationGas > CALLBACK_GAS_CEILING
         ) revert InvalidConfig();
         models = config.models;
         operators = config.operators;
@@ -141,8 +132,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
             id = RequestId.wrap(++requestCount);
             RequestData data = EventData.forRequest(args.input);
             // P3: fixed by the chain, and different for every request.
-            bytes32 seed =
-                keccak256(abi.encode(block.prevrandao, blockhash(block.number - 1), address(this), id, msg.sender));
+            bytes32 seed = keccak256(abi.encode(block.prevrandao, blockhash(block.number - 1), address(this), id, msg.sender));
             (address operator, uint96 price, Market market) = _draw(modelId, uint256(seed), args.maxFee);
             _checkLimits(market, args.input.length, args.params.maxTokens);
 
@@ -167,11 +157,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     /// @inheritdoc IInferenceOracle
-    function quote(ModelId modelId, uint32 callbackGasLimit, uint64 callbackGasPrice)
-        external
-        view
-        returns (uint96 price, uint256 total)
-    {
+    function quote(ModelId modelId, uint32 callbackGasLimit, uint64 callbackGasPrice) external view returns (uint96 price, uint256 total) {
         price = _cheapest(modelId);
         total = uint256(price) + uint256(callbackGasLimit) * callbackGasPrice;
     }
@@ -255,8 +241,8 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
             Settlement calldata settlement = settlements[i];
             RequestId id = settlement.request.id();
             RequestState state = _states[id];
-            bool ready = state.status() == RequestStatus.Fulfilled
-                && block.timestamp >= settlement.fulfillment.fulfilledAt + challengeWindow;
+            bool ready =
+                state.status() == RequestStatus.Fulfilled && block.timestamp >= settlement.fulfillment.fulfilledAt + challengeWindow;
             if (ready) _finalize(settlement, state);
             else emit Skipped(id, state.status());
         }
@@ -296,10 +282,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     /// @inheritdoc IInferenceOracle
-    function retryCallback(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata output)
-        external
-        notReentered
-    {
+    function retryCallback(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata output) external notReentered {
         RequestId id = request_.id();
         RequestState state = _states[id];
         RequestStatus status = state.status();
@@ -325,11 +308,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     // ---------------------------------------------------------------- disputes
 
     /// @inheritdoc IInferenceOracle
-    function openDispute(PackedRequest calldata request_, Fulfillment calldata fulfillment)
-        external
-        onlyDisputeGame
-        notReentered
-    {
+    function openDispute(PackedRequest calldata request_, Fulfillment calldata fulfillment) external onlyDisputeGame notReentered {
         RequestId id = request_.id();
         RequestState state = _held(request_, fulfillment, RequestStatus.Fulfilled);
         uint256 until = fulfillment.fulfilledAt + challengeWindow;
@@ -340,11 +319,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     /// @inheritdoc IInferenceOracle
-    function upholdResult(PackedRequest calldata request_, Fulfillment calldata fulfillment)
-        external
-        onlyDisputeGame
-        notReentered
-    {
+    function upholdResult(PackedRequest calldata request_, Fulfillment calldata fulfillment) external onlyDisputeGame notReentered {
         RequestState state = _held(request_, fulfillment, RequestStatus.Disputed);
         _states[request_.id()] = state.withStatus(RequestStatus.Fulfilled);
         emit ResultUpheld(request_.id(), fulfillment.operator);
@@ -460,11 +435,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     /// @inheritdoc IInferenceOracle
-    function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize)
-        external
-        view
-        returns (bytes32)
-    {
+    function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize) external view returns (bytes32) {
         return _fulfillmentDigest(request_, request_.hash(), outputHash, outputSize);
     }
 
@@ -494,11 +465,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     /// @inheritdoc IInferenceOracle
-    function offers(ModelId modelId, uint256 from, uint256 count)
-        external
-        view
-        returns (IOperatorRegistry.Offer[] memory, uint256)
-    {
+    function offers(ModelId modelId, uint256 from, uint256 count) external view returns (IOperatorRegistry.Offer[] memory, uint256) {
         return _page(modelId, from, count);
     }
 
@@ -531,15 +498,12 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     /// The operator that answers for a result by its signature.
-    function _signedBy(
-        PackedRequest calldata request_,
-        bytes32 hash,
-        bytes32 outputHash,
-        uint256 outputSize,
-        bytes calldata signature
-    ) private view returns (address operator) {
-        address signer =
-            Signature.recover(_fulfillmentDigest(request_, hash, outputHash, outputSize), signature);
+    function _signedBy(PackedRequest calldata request_, bytes32 hash, bytes32 outputHash, uint256 outputSize, bytes calldata signature)
+        private
+        view
+        returns (address operator)
+    {
+        address signer = Signature.recover(_fulfillmentDigest(request_, hash, outputHash, outputSize), signature);
         if (signer == address(0)) revert InvalidSignature();
         operator = _operatorOf[signer];
         if (operator == address(0)) revert UnknownSigner(signer);
@@ -552,17 +516,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         returns (bytes32)
     {
         return _digest(
-            keccak256(
-                abi.encode(
-                    FULFILLMENT_TYPEHASH,
-                    request_.id(),
-                    hash,
-                    request_.modelId,
-                    request_.inputHash,
-                    outputHash,
-                    outputSize
-                )
-            )
+            keccak256(abi.encode(FULFILLMENT_TYPEHASH, request_.id(), hash, request_.modelId, request_.inputHash, outputHash, outputSize))
         );
     }
 
@@ -571,18 +525,13 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         Account account = _accounts[operator];
         // INVARIANT: stake >= locked. A result that no stake answers for is not posted.
         if (account.openResults() >= account.capacity()) {
-            revert InsufficientStake(
-                operator, account.capacity() * stakePerResult, (account.openResults() + 1) * stakePerResult
-            );
+            revert InsufficientStake(operator, account.capacity() * stakePerResult, (account.openResults() + 1) * stakePerResult);
         }
         _accounts[operator] = account.withOneMore();
     }
 
     /// The first call of the consumer: exactly the gas that was paid for, at the lower of the two gas prices.
-    function _deliver(PackedRequest calldata request_, bytes calldata output)
-        private
-        returns (CallbackStatus status, uint256 cost)
-    {
+    function _deliver(PackedRequest calldata request_, bytes calldata output) private returns (CallbackStatus status, uint256 cost) {
         uint256 gasLimit = request_.callbackGasLimit();
         bytes memory data = abi.encodeCall(IInferenceConsumer.onInferenceResult, (request_.id(), output));
         // INVARIANT: what the consumer gets does not depend on what the carrier provides; too little is no delivery at all.

@@ -13,8 +13,8 @@ using {offersIn, minInputBytes, maxInputBytes, maxTokens, isKnown, withOffers} f
 
 function packMarket(Limits memory limits) pure returns (Market) {
     return Market.wrap(
-        1 << 255 | uint256(limits.minInputBytes) << 96 | uint256(limits.maxInputBytes) << 64
-            | uint256(limits.maxOutputBytes) << 32 | limits.maxTokens
+        1 << 255 | uint256(limits.minInputBytes) << 96 | uint256(limits.maxInputBytes) << 64 | uint256(limits.maxOutputBytes) << 32
+            | limits.maxTokens
     );
 }
 
@@ -89,11 +89,7 @@ abstract contract OfferBook {
     }
 
     /// See `IInferenceOracle.draw`.
-    function _draw(ModelId modelId, uint256 seed, uint256 maxFee)
-        internal
-        view
-        returns (address operator, uint96 price, Market market)
-    {
+    function _draw(ModelId modelId, uint256 seed, uint256 maxFee) internal view returns (address operator, uint96 price, Market market) {
         market = _markets[modelId];
         uint256 count = market.offersIn();
         if (count == 0) revert IOperatorRegistry.NoOperators(_checked(modelId));

@@ -33,6 +33,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712 {
     uint256 public immutable withdrawalDelay;
 
     mapping(address operator => Account) private _accounts;
+
     /// @param oracle_ The oracle that locks and slashes; may be deployed after this contract, at an address known beforehand.
     constructor(address oracle_, IModelRegistry models_, uint256 minStake_, uint256 withdrawalDelay_) {
         if (
@@ -192,11 +193,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712 {
     }
 
     /// @inheritdoc IOperatorRegistry
-    function stakeOf(address operator)
-        external
-        view
-        returns (uint256 stake, uint256 unbonding, uint256 availableAt, uint256 offersCount)
-    {
+    function stakeOf(address operator) external view returns (uint256 stake, uint256 unbonding, uint256 availableAt, uint256 offersCount) {
         Account storage account = _accounts[operator];
         return (account.stake, account.unbonding, account.availableAt, account.offers);
     }

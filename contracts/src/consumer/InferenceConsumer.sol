@@ -72,11 +72,7 @@ abstract contract InferenceConsumer is IInferenceConsumer {
     }
 
     /// @notice What the short `_request` says; change what you need and give it to the long one.
-    function _defaults(ModelId modelId, bytes memory input)
-        internal
-        view
-        returns (IInferenceOracle.RequestArgs memory)
-    {
+    function _defaults(ModelId modelId, bytes memory input) internal view returns (IInferenceOracle.RequestArgs memory) {
         (uint96 price,) = oracle.quote(modelId, 0, 0);
         return IInferenceOracle.RequestArgs({
             modelId: modelId,

@@ -1,17 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.28;
 
-import {
-    CallbackStatus,
-    Delivery,
-    Fulfillment,
-    ModelId,
-    PackedRequest,
-    Params,
-    Request,
-    RequestId,
-    RequestStatus
-} from "../Types.sol";
+import {CallbackStatus, Delivery, Fulfillment, ModelId, PackedRequest, Params, Request, RequestId, RequestStatus} from "../Types.sol";
 import {IModelRegistry} from "./IModelRegistry.sol";
 import {IOperatorRegistry} from "./IOperatorRegistry.sol";
 
@@ -117,10 +107,7 @@ interface IInferenceOracle {
     function request(RequestArgs calldata args) external payable returns (RequestId id);
 
     /// @notice What a request costs now at the cheapest operator: its price and the callback's gas.
-    function quote(ModelId modelId, uint32 callbackGasLimit, uint64 callbackGasPrice)
-        external
-        view
-        returns (uint96 price, uint256 total);
+    function quote(ModelId modelId, uint32 callbackGasLimit, uint64 callbackGasPrice) external view returns (uint96 price, uint256 total);
 
     /// @notice Gives everything back to the requester's credit, after the deadline of an unanswered request. Anybody may.
     function cancel(PackedRequest calldata request_) external;
@@ -193,10 +180,7 @@ interface IInferenceOracle {
     function requestHash(PackedRequest calldata request_) external pure returns (bytes32);
 
     /// @notice The EIP-712 digest that an operator's key signs.
-    function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize)
-        external
-        view
-        returns (bytes32);
+    function fulfillmentDigest(PackedRequest calldata request_, bytes32 outputHash, uint32 outputSize) external view returns (bytes32);
 
     function domainSeparator() external view returns (bytes32);
     function requestCount() external view returns (uint64);

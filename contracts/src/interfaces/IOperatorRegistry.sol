@@ -83,10 +83,7 @@ interface IOperatorRegistry {
 
     function offerOf(ModelId modelId, address operator) external view returns (bool serves, uint96 price);
 
-    function stakeOf(address operator)
-        external
-        view
-        returns (uint256 stake, uint256 unbonding, uint256 availableAt, uint256 offersCount);
+    function stakeOf(address operator) external view returns (uint256 stake, uint256 unbonding, uint256 availableAt, uint256 offersCount);
 
     function operatorOf(address signer) external view returns (address operator);
 

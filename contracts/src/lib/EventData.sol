@@ -33,10 +33,7 @@ library EventData {
         }
     }
 
-    function write(RequestData data, bytes32 head, ModelId modelId, bytes32 seed, bytes32 payment, bytes32 terms)
-        internal
-        pure
-    {
+    function write(RequestData data, bytes32 head, ModelId modelId, bytes32 seed, bytes32 payment, bytes32 terms) internal pure {
         assembly ("memory-safe") {
             mstore(data, head)
             mstore(add(data, 0x20), modelId)
@@ -71,11 +68,7 @@ library EventData {
     // ---------------------------------------------------------------- fulfillments
 
     /// @notice Lays out the output and its hash; the callback has cost nothing yet.
-    function forFulfillment(bytes32 requestHash, bytes calldata output)
-        internal
-        pure
-        returns (FulfillmentData data, bytes32 outputHash)
-    {
+    function forFulfillment(bytes32 requestHash, bytes calldata output) internal pure returns (FulfillmentData data, bytes32 outputHash) {
         assembly ("memory-safe") {
             data := mload(0x40)
             mstore(data, requestHash)

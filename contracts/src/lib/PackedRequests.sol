@@ -31,10 +31,7 @@ library PackedRequests {
         uint256 openFor_,
         uint256 deadline_
     ) internal pure returns (bytes32) {
-        return bytes32(
-            params_ << 160 | callbackGasLimit_ << 128 | callbackGasPrice_ << 80 | delivery_ << 72 | openFor_ << 40
-                | deadline_
-        );
+        return bytes32(params_ << 160 | callbackGasLimit_ << 128 | callbackGasPrice_ << 80 | delivery_ << 72 | openFor_ << 40 | deadline_);
     }
 
     function packParams(Params calldata params_) internal pure returns (uint256) {

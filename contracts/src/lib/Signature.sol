@@ -8,7 +8,7 @@ library Signature {
     uint256 private constant HALF_ORDER = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0;
 
     /// @notice The signer of `digest`, or zero for anything that is not a well-formed signature.
-    function recover(bytes32 digest, bytes calldata signature) internal view returns (address signer) {
+    function recover(bytes32 digest, bytes calldata signature) internal pure returns (address signer) {
         if (signature.length != 65) return address(0);
         bytes32 r = bytes32(signature[0:32]);
         bytes32 s = bytes32(signature[32:64]);

@@ -4,17 +4,7 @@ pragma solidity ^0.8.28;
 import {InferenceOracle} from "../../src/InferenceOracle.sol";
 import {ModelRegistry} from "../../src/ModelRegistry.sol";
 import {OperatorRegistry} from "../../src/OperatorRegistry.sol";
-import {
-    CallbackStatus,
-    Delivery,
-    Fulfillment,
-    Limits,
-    ModelId,
-    Params,
-    PackedRequest,
-    RequestId,
-    RequestStatus
-} from "../../src/Types.sol";
+import {CallbackStatus, Delivery, Fulfillment, Limits, ModelId, Params, PackedRequest, RequestId, RequestStatus} from "../../src/Types.sol";
 import {IInferenceOracle} from "../../src/interfaces/IInferenceOracle.sol";
 import {IModelRegistry} from "../../src/interfaces/IModelRegistry.sol";
 import {Test} from "./Test.sol";
@@ -97,11 +87,7 @@ abstract contract World is Test {
         return Limits({minInputBytes: 1, maxInputBytes: 4096, maxOutputBytes: 4096, maxTokens: 16});
     }
 
-    function descriptor(string memory name, Limits memory limits_)
-        internal
-        pure
-        returns (IModelRegistry.ModelDescriptor memory)
-    {
+    function descriptor(string memory name, Limits memory limits_) internal pure returns (IModelRegistry.ModelDescriptor memory) {
         return IModelRegistry.ModelDescriptor({
             arithmeticVersion: 1,
             graphRoot: keccak256(bytes(name)),
@@ -182,6 +168,18 @@ abstract contract World is Test {
     function lastFulfillment() internal returns (Fulfillment memory fulfillment) {
         bytes memory data = lastEvent(IInferenceOracle.Fulfilled.selector);
         (fulfillment,) = abi.decode(data, (Fulfillment, bytes));
+    }
+
+    /// The fulfillments of the last `count` events `Fulfilled`, in their order.
+    function fulfillmentsRecorded(uint256 count) internal returns (Fulfillment[] memory fulfillments) {
+        fulfillments = new Fulfillment[](count);
+        Vm.Log[] memory logs = vm.getRecordedLogs();
+        uint256 found = 0;
+        for (uint256 i = 0; i < logs.length; ++i) {
+            if (logs[i].topics[0] != IInferenceOracle.Fulfilled.selector) continue;
+            (fulfillments[found++],) = abi.decode(logs[i].data, (Fulfillment, bytes));
+        }
+        assertEq(found, count, "Fulfilled events");
     }
 
     Vm.Log[] private _logs;
