@@ -189,8 +189,32 @@ fn digits_reads_the_sample_pictures() {
         let pixels = picture.to_digit().expect(name);
         assert_eq!(answers(&model, &[pixels]), [expected], "{name}");
     }
+    // The same seven, dark on bright: turned round and centred again, it is still a seven.
+    let seven = Picture::read_png(&folder.join("samples/seven.png")).expect("seven.png");
+    let inverted = Picture { pixels: seven.pixels.iter().map(|pixel| 255 - pixel).collect(), ..seven };
+    assert_eq!(answers(&model, &[inverted.to_digit().expect("a digit")]), [7]);
     let blank = Picture { width: 40, height: 30, pixels: vec![250; 1200] };
     assert!(blank.to_digit().expect_err("nothing to see").to_string().contains("shows no digit"));
+}
+
+/// The scores, on six loans that can be scored by hand.
+#[test]
+fn scores_are_what_their_names_say() {
+    let probabilities = [0.9, 0.5, 0.5, 0.2, 0.1, 0.1];
+    let truth = [true, true, false, false, true, false];
+    assert_eq!(scores::correct(&probabilities, &truth, 0.5), 4);
+    // Of nine pairs five are ranked right (all three of 0.9; 0.5 above 0.2 and 0.1) and two are ties.
+    assert_eq!(scores::auc(&probabilities, &truth), 6.0 / 9.0);
+    assert_eq!(scores::auc(&[0.1, 0.9], &[true, false]), 0.0);
+    // Refused: 0.9, both 0.5 and 0.2. Granted: one default (5); refused though paid back: two (1 each).
+    let decisions = scores::confusion(&probabilities, &truth, REFUSE_FROM);
+    assert_eq!(decisions, [[1, 2], [1, 2]]);
+    assert_eq!(scores::cost(decisions), 7);
+    assert_eq!(scores::brier(&[0.5, 1.0], &[true, true]), 0.125);
+    assert_eq!(scores::log_loss(&[0.5, 0.5], &[true, false]), 2.0_f64.ln());
+    let bins = scores::calibration(&[0.75, 0.25, 0.25, 0.75], &[true, false, true, true], 2);
+    let rows: Vec<_> = bins.iter().map(|bin| (bin.loans, bin.predicted, bin.observed)).collect();
+    assert_eq!(rows, [(2, 0.25, 0.5), (2, 0.75, 1.0)]);
 }
 
 /// The training form of a convolution is the convolution: integers small enough to be exact in any order.
