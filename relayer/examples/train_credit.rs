@@ -18,13 +18,13 @@ use clap::Parser;
 use common::{
     applicants::{self, Kind, Loan, Schema},
     dataset,
+    metrics::{CreditMetrics, Group, OtherSplits, Recipe, Scores},
     options::Options,
     random::Random,
     report::{self, Metrics},
-    scores::{self, Bin, REFUSE_FROM, rounded},
+    scores::{self, REFUSE_FROM, rounded},
     sequential::{self, Categorical, Config, Input, InputKind, Layer, Numeric, Output, Parameter, Sequential},
 };
-use serde::{Deserialize, Serialize};
 use std::{path::Path, time::Instant};
 
 const MODEL: &str = "credit";
@@ -41,158 +41,6 @@ const WIDTHS: [usize; 2] = [8, 16];
 const DECAYS: [f64; 4] = [0.1, 0.3, 1.0, 3.0];
 /// How many other random splits the recipe is tried on, to show how much of the score is the luck of the draw.
 const OTHER_SPLITS: u64 = 20;
-
-/// What cross-validation chooses.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recipe {
-    /// Width of the hidden layer; 0: none.
-    hidden: usize,
-    weight_decay: f64,
-    epochs: usize,
-    /// Mean log-loss on the folds left out.
-    validation_log_loss: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Scores {
-    /// Right answers to "is default more likely than not?".
-    correct: usize,
-    accuracy: f64,
-    auc: f64,
-    brier: f64,
-    log_loss: f64,
-    /// 5 per default granted, 1 per good loan refused, refusing from a probability of 1/6.
-    cost: usize,
-    /// At that threshold: rows paid back and defaulted, columns granted and refused.
-    decisions: [[usize; 2]; 2],
-}
-
-/// Decisions on one group of held-out loans.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Group {
-    name: String,
-    /// As in [`Scores`].
-    decisions: [[usize; 2]; 2],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OtherSplits {
-    splits: u64,
-    accuracy_mean: f64,
-    accuracy_deviation: f64,
-    auc_mean: f64,
-    auc_deviation: f64,
-    cost_mean: f64,
-    cost_deviation: f64,
-    logistic_auc_mean: f64,
-    logistic_cost_mean: f64,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CreditMetrics {
-    model: String,
-    seed: u64,
-    training_loans: usize,
-    held_out_loans: usize,
-    held_out_defaults: usize,
-    parameters: usize,
-    weights_bytes: usize,
-    weights_sha256: String,
-    recipe: Recipe,
-    held_out: Scores,
-    calibration: Vec<Bin>,
-    /// By age, which the network does not see.
-    groups: Vec<Group>,
-    /// The same, trained and scored by the same program.
-    logistic_recipe: Recipe,
-    logistic: Scores,
-    /// The network's recipe with age, sex and foreign worker among the features.
-    with_protected: Scores,
-    other_splits: OtherSplits,
-}
-
-impl Metrics for CreditMetrics {
-    fn card(&self) -> String {
-        let network = &self.recipe;
-        let mut text = format!(
-            "{} loans for training and cross-validation, {} held out, of which {} defaulted. {} parameters, \
-             {} hidden units, weight decay {}, {} epochs; weights file {} bytes, f32, seed {}, sha256 `{}`.\n\n\
-             | on the held-out loans | accuracy | AUC | Brier | log-loss | cost |\n|---|---|---|---|---|---|\n",
-            self.training_loans,
-            self.held_out_loans,
-            self.held_out_defaults,
-            self.parameters,
-            network.hidden,
-            network.weight_decay,
-            network.epochs,
-            self.weights_bytes,
-            self.seed,
-            self.weights_sha256,
-        );
-        let (loans, defaults) = (self.held_out_loans, self.held_out_defaults);
-        let row = |name: &str, s: &Scores| {
-            let Scores { correct, accuracy, auc, brier, log_loss, cost, .. } = s;
-            format!(
-                "| {name} | {:.1} % ({correct}) | {auc:.3} | {brier:.3} | {log_loss:.3} | {cost} |\n",
-                100.0 * accuracy
-            )
-        };
-        text += &row("**this network**", &self.held_out);
-        text += &row("logistic regression", &self.logistic);
-        text += &row("the network, with the protected attributes", &self.with_protected);
-        text += &format!(
-            "| always \"pays back\" (the majority) | {:.1} % ({}) | 0.500 | | | {} |\n\
-             | refuse everybody | {:.1} % ({defaults}) | 0.500 | | | {} |\n\n",
-            100.0 * (loans - defaults) as f64 / loans as f64,
-            loans - defaults,
-            defaults * scores::COST_OF_GRANTED_DEFAULT,
-            100.0 * defaults as f64 / loans as f64,
-            (loans - defaults) * scores::COST_OF_REFUSED_LOAN,
-        );
-        let [[granted_good, refused_good], [granted_bad, refused_bad]] = self.held_out.decisions;
-        text += &format!(
-            "Decisions when refusing from a probability of 1/6:\n\n| | granted | refused |\n|---|---|---|\n\
-             | paid back | {granted_good} | {refused_good} |\n| defaulted | {granted_bad} | {refused_bad} |\n\n\
-             Calibration, in five groups of equal size:\n\n| loans | predicted | observed |\n|---|---|---|\n",
-        );
-        for Bin { loans, predicted, observed } in &self.calibration {
-            text += &format!("| {loans} | {:.1} % | {:.1} % |\n", 100.0 * predicted, 100.0 * observed);
-        }
-        text += "\nDecisions by age, which the network does not see:\n\n\
-                 | | loans | defaulted | refused | refused though paid back |\n|---|---|---|---|---|\n";
-        for Group { name, decisions: [[granted_good, refused_good], [granted_bad, refused_bad]] } in &self.groups {
-            let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
-            let (good, bad) = (granted_good + refused_good, granted_bad + refused_bad);
-            text += &format!(
-                "| {name} | {} | {:.0} % | {:.0} % | {:.0} % of {good} |\n",
-                good + bad,
-                percent(bad, good + bad),
-                percent(refused_good + refused_bad, good + bad),
-                percent(*refused_good, good),
-            );
-        }
-        let o = &self.other_splits;
-        text += &format!(
-            "\nThe same recipe on {} other random splits (mean and standard deviation): accuracy {:.1} +- {:.1} %, AUC \
-             {:.3} +- {:.3}, cost {:.0} +- {:.0}. Logistic regression on these splits: AUC {:.3}, cost {:.0}.",
-            o.splits,
-            100.0 * o.accuracy_mean,
-            100.0 * o.accuracy_deviation,
-            o.auc_mean,
-            o.auc_deviation,
-            o.cost_mean,
-            o.cost_deviation,
-            o.logistic_auc_mean,
-            o.logistic_cost_mean,
-        );
-        text
-    }
-}
 
 fn main() -> Result<()> {
     let options = Options::parse();

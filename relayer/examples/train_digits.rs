@@ -15,13 +15,13 @@ use clap::Parser;
 use common::{
     dataset,
     digits::{self, Digit, PIXELS, Picture, SIDE},
+    metrics::DigitMetrics,
     options::Options,
     random::Random,
     report::{self, Metrics},
     scores::rounded,
     sequential::{self, Config, Input, InputKind, Layer, Output, Parameter, Sequential},
 };
-use serde::{Deserialize, Serialize};
 use std::{path::Path, time::Instant};
 
 const MODEL: &str = "digits";
@@ -35,59 +35,6 @@ const SAMPLE_EVERY: usize = 20;
 const PNG_SAMPLES: [(usize, &str); 2] = [(0, "seven.png"), (61, "eight.png")];
 /// A larger picture, dark on paper, drawn by a formula.
 const DRAWN: &str = "drawn-three.png";
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DigitMetrics {
-    model: String,
-    seed: u64,
-    epochs: usize,
-    training_images: usize,
-    parameters: usize,
-    weights_bytes: usize,
-    weights_sha256: String,
-    test_images: usize,
-    test_correct: usize,
-    test_accuracy: f64,
-    /// Rows are the truth, columns the answer.
-    confusion: Vec<Vec<usize>>,
-    /// `heldout.bin`.
-    sample_images: usize,
-    sample_correct: usize,
-}
-
-impl Metrics for DigitMetrics {
-    fn card(&self) -> String {
-        let mut text = format!(
-            "| | |\n|---|---|\n| held-out images (the MNIST test set) | {} |\n| correct | {} |\n| accuracy | {:.2} % |\n\
-             | correct in the sample `heldout.bin` | {} of {} |\n| parameters | {} |\n| weights file | {} bytes, f16 |\n\
-             | training | {} images, {} epochs, seed {} |\n| sha256 of the weights | `{}` |\n\n\
-             Confusion (rows: the digit, columns: the answer):\n\n|  |",
-            self.test_images,
-            self.test_correct,
-            100.0 * self.test_accuracy,
-            self.sample_correct,
-            self.sample_images,
-            self.parameters,
-            self.weights_bytes,
-            self.training_images,
-            self.epochs,
-            self.seed,
-            self.weights_sha256,
-        );
-        for digit in 0..10 {
-            text += &format!(" {digit} |");
-        }
-        text += &format!("\n|---|{}", "---|".repeat(10));
-        for (digit, row) in self.confusion.iter().enumerate() {
-            text += &format!("\n| **{digit}** |");
-            for count in row {
-                text += &format!(" {count} |");
-            }
-        }
-        text
-    }
-}
 
 fn config() -> Config {
     let conv2d = |name: &str| Layer::Conv2d {

@@ -98,14 +98,11 @@ impl Picture {
         Ok(Self { width: info.width as usize, height: info.height as usize, pixels })
     }
 
-    /// The picture as MNIST would show it. A 28x28 picture is taken as it is. Any other is made bright on dark, its
-    /// background cut away, its ink fitted into 20x20 pixels (each the mean of the area it covers) and placed with its
-    /// centre of mass in the middle of 28x28: how the MNIST images were made.
+    /// The picture as MNIST would show it. One of 28x28, bright on dark, is taken as it is. Any other is made bright on
+    /// dark, its background cut away, its ink fitted into 20x20 pixels (each the mean of the area it covers) and placed
+    /// with its centre of mass in the middle of 28x28: how the MNIST images were made.
     pub(crate) fn to_digit(&self) -> Result<Vec<u8>> {
         const INK_BOX: usize = 20;
-        if (self.width, self.height) == (SIDE, SIDE) {
-            return Ok(self.pixels.clone());
-        }
         ensure!(!self.pixels.is_empty(), "the image is empty");
         // The border is background: where it is bright, the ink is dark.
         let border = (0..self.width)
@@ -114,6 +111,9 @@ impl Picture {
             .map(|(x, y)| usize::from(self.pixels[y * self.width + x]));
         let (count, total) = border.fold((0, 0), |(count, total), value| (count + 1, total + value));
         let background = total / count;
+        if (self.width, self.height) == (SIDE, SIDE) && background <= 127 {
+            return Ok(self.pixels.clone());
+        }
         let ink: Vec<f32> = self
             .pixels
             .iter()
