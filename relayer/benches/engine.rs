@@ -1,2 +1,156 @@
-//! Benchmarks of the engine.
-fn main() {}
+//! The engine against candle's own kernels, paired: both sides take turns in one process on the same operands, and what is
+//! printed is the median of the ratios of neighbouring samples. So a busy machine slows both, and the ratio stays.
+//!
+//!     cargo bench -p candor-relayer --bench engine                # everything
+//!     cargo bench -p candor-relayer --bench engine -- f16         # lines whose name contains f16
+
+use candle_core::{Device as CandleDevice, Tensor};
+use candor_relayer::engine::kernels::elementwise::Epilogue;
+use candor_relayer::engine::kernels::{Isa, Weight, gemm};
+use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
+use half::{bf16, f16};
+use std::hint::black_box;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Turns that each side takes.
+const PAIRS: usize = 21;
+/// Shortest sample.
+const SAMPLE: Duration = Duration::from_millis(4);
+
+fn main() {
+    let filter: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    // candle takes its number of threads from the environment, once: one process for each number.
+    if std::env::var("ENGINE_BENCH").is_err() {
+        println!("| what | threads | ours | candle | candle / ours |");
+        println!("|---|---|---|---|---|");
+        for threads in ["1", "2"] {
+            let program = std::env::current_exe().expect("this program");
+            let status = Command::new(program)
+                .args(&filter)
+                .env("ENGINE_BENCH", "1")
+                .env("RAYON_NUM_THREADS", threads)
+                .status()
+                .expect("this program runs");
+            assert!(status.success(), "the benchmark failed");
+        }
+        return;
+    }
+    let wanted = |name: &str| filter.iter().all(|part| name.contains(part.as_str()));
+    linear_layers(&wanted);
+    whole_models(&wanted);
+}
+
+fn linear_layers(wanted: &dyn Fn(&str) -> bool) {
+    for (k, n) in [(2048, 2304), (512, 512)] {
+        for m in [1, 8, 64, 256] {
+            linear::<f32>("f32", wanted, m, k, n, |x| x);
+            linear::<f16>("f16", wanted, m, k, n, f16::from_f32);
+            linear::<bf16>("bf16", wanted, m, k, n, bf16::from_f32);
+        }
+    }
+}
+
+fn linear<W: Weight + candle_core::WithDType>(
+    dtype: &str,
+    wanted: &dyn Fn(&str) -> bool,
+    m: usize,
+    k: usize,
+    n: usize,
+    weight: impl Fn(f32) -> W,
+) {
+    let name = format!("linear {dtype} {m} x {k} x {n}");
+    if !wanted(&name) {
+        return;
+    }
+    let x = noise(m * k, 1);
+    let w: Vec<W> = noise(n * k, 2).into_iter().map(weight).collect();
+    let packed = gemm::pack(&w, n, k);
+    let mut out = vec![0f32; m * n];
+    // candle multiplies operands of one type: activations of the weights' width.
+    let cpu = CandleDevice::Cpu;
+    let theirs_x = Tensor::from_slice(&x, (m, k), &cpu).and_then(|x| x.to_dtype(W::DTYPE)).expect("a tensor");
+    let theirs_w = Tensor::from_vec(w, (n, k), &cpu).and_then(|w| w.t()).expect("a tensor");
+    paired(
+        &name,
+        || gemm::linear(Isa::best(), &x, &packed, m, k, n, &Epilogue::default(), black_box(&mut out)),
+        || drop(black_box(theirs_x.matmul(&theirs_w).expect("a product"))),
+    );
+}
+
+fn whole_models(wanted: &dyn Fn(&str) -> bool) {
+    for model in ["credit", "digits"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model);
+        let imported = import::folder(&folder).expect("an embedded model");
+        let loaded = LoadedModel::load(imported.model.clone(), Device::Cpu).expect("the model loads");
+        let candle = imported.candle().expect("candle loads the model");
+        for batch in [1, 8, 64, 256] {
+            let name = format!("model {model} batch {batch}");
+            if !wanted(&name) {
+                continue;
+            }
+            let inputs = imported.probes(batch);
+            let requests: Vec<InferRequest> =
+                inputs.iter().map(|input| InferRequest { input: input.clone(), ..InferRequest::default() }).collect();
+            paired(
+                &name,
+                || drop(black_box(loaded.infer(&requests))),
+                || drop(black_box(candle.last_layer(&inputs).expect("a run"))),
+            );
+        }
+    }
+}
+
+/// Times both in turns and prints a line of the table.
+fn paired(name: &str, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+    let calls = [calibrate(&mut ours), calibrate(&mut theirs)];
+    let mut samples = Vec::with_capacity(PAIRS);
+    for _ in 0..PAIRS {
+        samples.push((sample(&mut ours, calls[0]), sample(&mut theirs, calls[1])));
+    }
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let ratio = median(samples.iter().map(|(ours, theirs)| theirs / ours).collect());
+    let time = |seconds: f64| match seconds {
+        s if s < 1e-3 => format!("{:.1} us", s * 1e6),
+        s => format!("{:.2} ms", s * 1e3),
+    };
+    println!(
+        "| {name} | {} | {} | {} | {ratio:.2} |",
+        rayon::current_num_threads(),
+        time(median(samples.iter().map(|pair| pair.0).collect())),
+        time(median(samples.iter().map(|pair| pair.1).collect())),
+    );
+}
+
+/// How many calls fill a sample.
+fn calibrate(f: &mut impl FnMut()) -> u32 {
+    f();
+    let mut calls = 1;
+    while sample(f, calls) * f64::from(calls) < SAMPLE.as_secs_f64() {
+        calls *= 2;
+    }
+    calls
+}
+
+/// Seconds per call.
+fn sample(f: &mut impl FnMut(), calls: u32) -> f64 {
+    let start = Instant::now();
+    for _ in 0..calls {
+        f();
+    }
+    start.elapsed().as_secs_f64() / f64::from(calls)
+}
+
+/// Numbers from -1 to 1.
+fn noise(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}

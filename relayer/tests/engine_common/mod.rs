@@ -1,6 +1,8 @@
 //! Operands for the engine's tests.
 #![allow(dead_code)] // each test binary uses its part
 
+pub(crate) mod files;
+
 /// A small generator, so that a failure repeats.
 pub(crate) struct Random(pub(crate) u64);
 

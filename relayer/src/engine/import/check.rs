@@ -1,6 +1,6 @@
 //! Is the imported model the one its author meant? Runs it beside candle's own float run of the same files.
 
-use super::{Imported, config::InputKind, reference};
+use super::{CandleModel, Imported, config::InputKind};
 use crate::engine::{Device, InferError, InferRequest, LoadError, LoadedModel};
 use candor_sdk::arithmetic::{reduction, sampling};
 use std::fmt;
@@ -55,7 +55,7 @@ impl Imported {
         let batch: Vec<InferRequest> =
             requests.iter().map(|input| InferRequest { input: input.clone(), ..InferRequest::default() }).collect();
         let ours = loaded.node_values(&batch, self.last_layer)?;
-        let theirs = reference::forward(&self.config, &self.weights, requests)?.to_vec2::<f32>()?;
+        let theirs = self.candle()?.last_layer(requests)?;
         let width = ours.first().map_or(0, Vec::len);
         let mut check = Check { requests: requests.len(), width, max_error: 0.0, min_cosine: 1.0, same_argmax: 0 };
         for (ours, theirs) in ours.iter().zip(&theirs) {
@@ -67,6 +67,14 @@ impl Imported {
             check.same_argmax += usize::from(reduction::argmax(ours) == reduction::argmax(theirs));
         }
         Ok(check)
+    }
+
+    /// The same files as candle runs them.
+    ///
+    /// # Errors
+    /// What candle says.
+    pub fn candle(&self) -> candle_core::Result<CandleModel> {
+        CandleModel::new(&self.config, &self.weights)
     }
 
     /// Made-up requests of the right shape, the same on every machine: bytes, or numbers from -4 to 4.

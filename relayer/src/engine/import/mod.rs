@@ -11,6 +11,7 @@ mod sequential;
 mod tensors;
 
 pub use check::{Check, CheckError};
+pub use reference::CandleModel;
 
 use candor_sdk::program::{Model, ModelError, Symbols};
 use config::Config;

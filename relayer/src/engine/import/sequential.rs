@@ -3,9 +3,9 @@
 //! A row of features is `[1, n]`; an image is a value of the builder's own kind. Every number of the config that decides
 //! about sizes is checked here, so that the error names its field; the builder and the model's validation come after.
 
-use super::ImportError;
 use super::config::{Categorical, Config, InputKind, Layer, Numeric, Output};
 use super::tensors::Tensors;
+use super::{ImportError, MAX_ELEMENTS};
 use candor_sdk::program::{
     BinaryFunction, ConcatAxis, EncodeKind, Image, InputKind as Kind, Limits, Model, Operand, ProgramBuilder,
     UnaryFunction, Value, Window,
@@ -220,7 +220,7 @@ impl Builder<'_> {
         x: Shaped,
     ) -> Result<Shaped, ImportError> {
         let image = self.image("conv2d", x)?;
-        let (channels, height, width) = image.shape();
+        let (channels, ..) = image.shape();
         let dims = self.tensors.dims(weight)?;
         let [out, _, kernel_height, kernel_width] = dims[..] else {
             let problem = format!("shape {dims:?}, conv2d needs [out, in, height, width]");
@@ -230,29 +230,42 @@ impl Builder<'_> {
             self.parameters(weight, bias, &[out, channels as usize, kernel_height, kernel_width])?;
         // Below 2^32 each: `parameters` has just checked their product.
         let size = (kernel_height as u32, kernel_width as u32);
-        self.check_window((height, width), size, stride, padding)?;
+        self.check_window(image.shape(), size, stride, padding)?;
         let window = Window { size, stride: (stride, stride), padding: (padding, padding), dilation: (1, 1) };
         Ok(Shaped::Image(self.within("conv2d", |graph| graph.conv2d(image, weight, bias, window))))
     }
 
     fn max_pool2d(&mut self, size: u32, x: Shaped) -> Result<Shaped, ImportError> {
         let image = self.image("max_pool2d", x)?;
-        let (_, height, width) = image.shape();
-        self.check_window((height, width), (size, size), size, 0)?;
+        self.check_window(image.shape(), (size, size), size, 0)?;
         Ok(Shaped::Image(self.within("max_pool2d", |graph| graph.max_pool2d(image, Window::square(size, size)))))
     }
 
-    /// Refuses a window that does not fit.
-    fn check_window(&self, image: (u32, u32), size: (u32, u32), stride: u32, padding: u32) -> Result<(), ImportError> {
-        if size.0 == 0 || stride == 0 || stride > i32::MAX as u32 {
+    /// Refuses a window that does not fit, and one that fits so often that the windows are a bomb.
+    fn check_window(
+        &self,
+        (channels, height, width): (u32, u32, u32),
+        size: (u32, u32),
+        stride: u32,
+        padding: u32,
+    ) -> Result<(), ImportError> {
+        if size.0 == 0 || size.1 == 0 || stride == 0 {
             return self.wrong("stride", format!("a window of {size:?} cannot move by {stride}"));
         }
-        let fits = |image: u32, window: u32| {
-            let padded = u64::from(image) + 2 * u64::from(padding);
-            padded >= u64::from(window) && padded <= i32::MAX as u64
+        let positions = |image: u32, window: u32| {
+            let padded = u128::from(image) + 2 * u128::from(padding);
+            padded.checked_sub(u128::from(window)).map(|room| room / u128::from(stride) + 1)
         };
-        if !fits(image.0, size.0) || !fits(image.1, size.1) {
+        let (Some(down), Some(across)) = (positions(height, size.0), positions(width, size.1)) else {
+            let image = (height, width);
             return self.wrong("size", format!("a window of {size:?} in an image of {image:?} with padding {padding}"));
+        };
+        let elements = (down * across)
+            .saturating_mul(u128::from(channels))
+            .saturating_mul(u128::from(size.0) * u128::from(size.1));
+        if elements > u128::from(MAX_ELEMENTS) {
+            let problem = format!("{down} x {across} windows of {size:?} have {elements} elements");
+            return self.wrong("size", format!("{problem}; at most {MAX_ELEMENTS}"));
         }
         Ok(())
     }

@@ -1,0 +1,126 @@
+//! Whole models: the engine, in every way it can run them, against the reference interpreter. No tolerance.
+
+mod engine_common;
+
+use candor_relayer::engine::kernels::Isa;
+use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
+use candor_sdk::program::TraceBuilder;
+use engine_common::files::random_model;
+use engine_common::{Random, pool};
+
+fn requests(inputs: Vec<Vec<u8>>) -> Vec<InferRequest> {
+    inputs.into_iter().map(|input| InferRequest { input, ..InferRequest::default() }).collect()
+}
+
+/// Inputs of all kinds: plausible ones, and numbers from the edges of the format.
+fn inputs(r: &mut Random, imported: &import::Imported, count: u32) -> Vec<Vec<u8>> {
+    let mut inputs = imported.probes(count);
+    let length = inputs[0].len();
+    if matches!(imported.config.input.kind, import::config::InputKind::F32be) {
+        for element in [Random::finite_edge, Random::edge] {
+            inputs.push(r.vector(length / 4, element).iter().flat_map(|x| x.to_be_bytes()).collect());
+        }
+    } else {
+        inputs.extend([vec![0; length], vec![255; length]]);
+    }
+    inputs
+}
+
+#[test]
+fn made_up_models_on_every_path() {
+    for seed in 0..24 {
+        let mut r = Random(seed);
+        let files = random_model(&mut r);
+        let imported = import::bytes(&files.config, &files.weights).unwrap_or_else(|e| panic!("{seed}: {e}"));
+        let batch = requests(inputs(&mut r, &imported, 3));
+        let want: Vec<_> = batch.iter().map(|request| imported.model.interpret(request).expect("a run")).collect();
+        for &isa in Isa::available() {
+            let what = format!("seed {seed}, {}, {}", isa.name(), files.config);
+            let loaded = LoadedModel::load_with(imported.model.clone(), Device::Cpu, isa).expect(&what);
+            for (got, want) in loaded.infer(&batch).into_iter().zip(&want) {
+                assert_eq!(got.expect(&what), want.output, "{what}");
+            }
+            for (request, want) in batch.iter().zip(&want) {
+                let mut seen = 0;
+                let trace = loaded
+                    .trace(request, |node, tensor| {
+                        let label = &imported.model.program.nodes[node as usize].label;
+                        assert_eq!(tensor, &want.tensors[node as usize], "node {node} ({label}), {what}");
+                        seen += 1;
+                    })
+                    .expect(&what);
+                assert_eq!(seen, want.tensors.len(), "{what}");
+                let mut reference = TraceBuilder::default();
+                want.tensors.iter().for_each(|tensor| reference.push(tensor));
+                assert_eq!(trace.root(), reference.finish(want.symbols).root(), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn neither_batch_nor_threads_nor_neighbours_change_an_answer() {
+    let mut r = Random(100);
+    for seed in [1, 2, 5] {
+        let files = random_model(&mut Random(seed));
+        let imported = import::bytes(&files.config, &files.weights).expect("a model");
+        let loaded = LoadedModel::load(imported.model.clone(), Device::Cpu).expect("loads");
+        let batch = requests(inputs(&mut r, &imported, 64));
+        let want: Vec<Vec<u8>> =
+            batch.iter().map(|request| imported.model.interpret(request).expect("a run").output).collect();
+        for threads in [1, 2, 4, 8] {
+            pool(threads).install(|| {
+                for size in (1..=9).chain([16, 33, 64]) {
+                    let start = r.below(batch.len() - size + 1);
+                    let answers = loaded.infer(&batch[start..start + size]);
+                    for (got, want) in answers.into_iter().zip(&want[start..]) {
+                        assert_eq!(&got.expect("an answer"), want, "seed {seed}, {threads} threads, batch {size}");
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_bad_request_fails_alone() {
+    let files = random_model(&mut Random(3));
+    let imported = import::bytes(&files.config, &files.weights).expect("a model");
+    let loaded = LoadedModel::load(imported.model.clone(), Device::Cpu).expect("loads");
+    let mut batch = requests(imported.probes(4));
+    batch[1].input.pop();
+    batch[2].input.push(0);
+    let answers = loaded.infer(&batch);
+    for good in [0, 3] {
+        let want = imported.model.interpret(&batch[good]).expect("a run").output;
+        assert_eq!(answers[good].as_ref().expect("an answer"), &want);
+    }
+    for (bad, named) in [(1, "too short"), (2, "too long")] {
+        let error = answers[bad].as_ref().expect_err("no answer");
+        assert!(error.to_string().contains(named) && !error.is_retryable(), "{error}");
+    }
+    assert!(loaded.infer(&[]).is_empty());
+}
+
+#[test]
+fn a_model_is_what_candle_makes_of_it() {
+    for seed in 0..24 {
+        let files = random_model(&mut Random(seed));
+        let imported = import::bytes(&files.config, &files.weights).expect("a model");
+        let check = imported.check(&imported.probes(8)).unwrap_or_else(|e| panic!("{seed}: {e}"));
+        // Softmax outputs: two float runs of one network differ by rounding, two networks by far more.
+        assert!(check.max_error < 1e-5 && check.min_cosine > 0.999_99, "seed {seed}: {check}\n{}", files.config);
+        assert_eq!(check.requests, 8);
+    }
+}
+
+#[test]
+fn import_is_deterministic() {
+    for seed in 0..4 {
+        let files = random_model(&mut Random(seed));
+        let id = |files: &engine_common::files::Files| {
+            import::bytes(&files.config, &files.weights).expect("a model").model.model_id()
+        };
+        assert_eq!(id(&files), id(&random_model(&mut Random(seed))));
+    }
+}
