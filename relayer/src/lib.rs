@@ -12,6 +12,7 @@ pub mod chain;
 pub mod config;
 mod crash;
 pub mod engine;
+pub mod input;
 pub mod keys;
 pub mod models;
 pub mod pipeline;
