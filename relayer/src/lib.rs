@@ -11,6 +11,7 @@ pub mod anvil;
 pub mod chain;
 pub mod config;
 mod crash;
+pub mod demo;
 pub mod engine;
 pub mod input;
 pub mod keys;

@@ -149,8 +149,12 @@ impl Attribute {
     fn read(&self, text: &str) -> Result<f32, String> {
         match &self.kind {
             Kind::Numeric { unit, minimum, maximum } => match text.parse::<f32>() {
-                Ok(number) if (*minimum..=*maximum).contains(&number) => Ok(number),
-                _ => Err(format!("{}=\"{text}\": expected a number from {minimum} to {maximum} ({unit})", self.key)),
+                // Whole, because the loan contract takes whole numbers.
+                Ok(number) if (*minimum..=*maximum).contains(&number) && number.fract() == 0.0 => Ok(number),
+                _ => Err(format!(
+                    "{}=\"{text}\": expected a whole number from {minimum} to {maximum} ({unit})",
+                    self.key
+                )),
             },
             Kind::Categorical { codes } => {
                 let found = codes.iter().find(|code| code.key == text || code.code.to_string() == text);
@@ -177,6 +181,11 @@ impl Attribute {
 }
 
 impl Applicant {
+    /// The numbers, as a contract passes them.
+    pub fn numbers(&self) -> &[f32] {
+        &self.values
+    }
+
     /// The bytes of a request: big-endian f32, in the order of the schema.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.values.iter().flat_map(|value| value.to_be_bytes()).collect()
@@ -221,11 +230,11 @@ mod tests {
             "this is not a loan application\
              \n  - unknown key \"amount\", did you mean \"amount_dm\"?\
              \n  - purpose=\"new_cat\": did you mean new_car?\
-             \n  - duration_months=\"900\": expected a number from 4 to 72 (months)\
+             \n  - duration_months=\"900\": expected a whole number from 4 to 72 (months)\
              \n  - \"purpose\": expected key=value\
              \n  - unknown key \"colour\", there are: purpose, amount_dm, duration_months\
-             \n  - amount_dm=\"x\": expected a number from 250 to 18424 (DM)\
-             \n  - amount_dm=\"NaN\": expected a number from 250 to 18424 (DM)"
+             \n  - amount_dm=\"x\": expected a whole number from 250 to 18424 (DM)\
+             \n  - amount_dm=\"NaN\": expected a whole number from 250 to 18424 (DM)"
         );
         let error = schema().read("purpose=2,amount_dm=300,amount_dm=400").unwrap_err();
         assert_eq!(error.0, ["purpose=\"2\": expected one of other, new_car", "amount_dm is given twice"]);
