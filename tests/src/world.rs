@@ -99,6 +99,7 @@ impl World {
         let anvil = Anvil::start(&AnvilOptions::default()).await?;
         let owner = PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?;
         let provider = ProviderBuilder::new()
+            .with_simple_nonce_management() // a refused transaction leaves no gap
             .wallet(EthereumWallet::from(owner.clone()))
             .connect_client(
                 alloy::rpc::client::ClientBuilder::default()
@@ -146,6 +147,7 @@ impl World {
     /// A client that pays with a key.
     pub async fn client_of(&self, key: &PrivateKeySigner) -> Result<TestClient> {
         let provider = ProviderBuilder::new()
+            .with_simple_nonce_management() // a refused transaction leaves no gap
             .wallet(EthereumWallet::from(key.clone()))
             .connect_client(
                 alloy::rpc::client::ClientBuilder::default()
@@ -292,6 +294,22 @@ impl World {
         Ok(self.client.provider().get_logs(&filter).await?.len())
     }
 
+    /// Transactions of an account that are in a block and reverted.
+    pub async fn failed_transactions(&self, account: Address) -> Result<Vec<B256>> {
+        let provider = self.client.provider();
+        let mut failed = Vec::new();
+        for number in 0..=provider.get_block_number().await? {
+            let receipts = provider.get_block_receipts(number.into()).await?.context("no such block")?;
+            failed.extend(
+                receipts
+                    .iter()
+                    .filter(|receipt| receipt.from == account && !receipt.status())
+                    .map(|r| r.transaction_hash),
+            );
+        }
+        Ok(failed)
+    }
+
     /// Balance of the oracle: everything that is owed to somebody.
     pub async fn oracle_balance(&self) -> Result<U256> {
         Ok(self.client.provider().get_balance(self.client.oracle).await?)
@@ -316,4 +334,14 @@ pub fn request_id(receipt: &TransactionReceipt) -> Result<RequestId> {
         .find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok())
         .map(|event| RequestId(event.id))
         .context("no request in the transaction")
+}
+
+/// A digit-sized image that is not blank.
+pub fn image() -> Vec<u8> {
+    (0..784u32).map(|pixel| if (300..500).contains(&pixel) { 200 } else { 0 }).collect()
+}
+
+/// Twenty numbers for the credit model.
+pub fn applicant() -> Vec<u8> {
+    (0..20u8).flat_map(|attribute| f32::from(attribute).to_be_bytes()).collect()
 }

@@ -51,7 +51,8 @@ async fn rpc_down_at_start() -> Result<()> {
     proxy.cut();
     let mut settings = world.settings(folder.path(), Some(&operator));
     settings.rpc_urls = vec![proxy.url.clone()];
-    let starting = tokio::spawn(pipeline::spawn(settings, tokio::sync::broadcast::channel(64).0, CancellationToken::new()));
+    let starting =
+        tokio::spawn(pipeline::spawn(settings, tokio::sync::broadcast::channel(64).0, CancellationToken::new()));
     let id = world.ask("credit", &applicant()).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!starting.is_finished(), "it waits for the endpoint");
@@ -127,13 +128,9 @@ async fn consumers_that_misbehave_hold_nothing_up() -> Result<()> {
         world.wait_for(*id, RequestStatus::Fulfilled).await?;
     }
     world.pass(WINDOW).await?;
-    let mut owed = world.client.credit(operator.address()).await?;
-    for (id, consumer) in &asked {
+    for (id, _) in &asked {
         assert_eq!(world.wait_for(*id, RequestStatus::Finalized).await?, CallbackStatus::Failed);
-        owed += world.client.credit(*consumer).await?;
     }
-    owed = owed - world.client.credit(operator.address()).await? + world.client.credit(operator.address()).await?;
-    let _ = owed;
     let mut credits = world.client.credit(operator.address()).await?;
     for (_, consumer) in &asked {
         credits += world.client.credit(*consumer).await?;
@@ -147,7 +144,8 @@ async fn consumers_that_misbehave_hold_nothing_up() -> Result<()> {
 async fn refund_after_the_deadline() -> Result<()> {
     let mut world = World::start().await?;
     world.operator(ether(2)).await?;
-    let ask = Ask { model: world.models["credit"].id(), input: applicant(), delivery: Delivery::Final, callback_gas: 50_000 };
+    let ask =
+        Ask { model: world.models["credit"].id(), input: applicant(), delivery: Delivery::Final, callback_gas: 50_000 };
     let (_, paid) = world.args(&ask);
     let (id, consumer) = world.ask_by_puppet(&ask, Callback::Accept).await?;
     let request = world.client.requested(id, 0).await?.context("no request")?.request;
@@ -186,10 +184,13 @@ async fn an_expired_request_is_dropped_and_the_relayer_goes_on() -> Result<()> {
 async fn bad_requests_are_refused_with_a_reason() -> Result<()> {
     let mut world = World::start().await?;
     world.operator(ether(2)).await?;
-    let good = Ask { model: world.models["credit"].id(), input: applicant(), delivery: Delivery::Final, callback_gas: 0 };
+    let good =
+        Ask { model: world.models["credit"].id(), input: applicant(), delivery: Delivery::Final, callback_gas: 0 };
     let refusal = |result: Result<_, ClientError>| match result {
         Err(ClientError::Reverted(reason)) => reason.to_string(),
-        other => panic!("expected a refusal, got {:?}", other.map(|_: alloy::rpc::types::TransactionReceipt| "success")),
+        other => {
+            panic!("expected a refusal, got {:?}", other.map(|_: alloy::rpc::types::TransactionReceipt| "success"))
+        }
     };
     let client = &world.client;
 

@@ -6,17 +6,8 @@ use candor_sdk::bindings::{CallbackStatus, Delivery, RequestStatus};
 use candor_tests::{
     Ask, World,
     puppet::Callback,
-    world::{PRICE, WINDOW, ether},
+    world::{PRICE, WINDOW, applicant, ether, image},
 };
-
-/// A digit-sized image that is not blank.
-fn image() -> Vec<u8> {
-    (0..784u32).map(|pixel| if (300..500).contains(&pixel) { 200 } else { 0 }).collect()
-}
-
-fn applicant() -> Vec<u8> {
-    (0..20).flat_map(|attribute| (attribute as f32).to_be_bytes()).collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_both_models_with_the_one_right_answer() -> Result<()> {

@@ -4,9 +4,15 @@
 //! changed under the cursor is a reorganisation: the store forgets the blocks that are gone and the range is read again.
 
 use super::{Head, Rpc};
-use crate::store::{BlockRange, REMEMBERED_BLOCKS, Store, StoreError};
+use crate::{
+    crash,
+    store::{BlockRange, REMEMBERED_BLOCKS, Store, StoreError},
+};
 use alloy::primitives::Address;
-use candor_sdk::client::{ClientError, OracleLog};
+use candor_sdk::{
+    bindings::IInferenceOracle::IInferenceOracleEvents as Event,
+    client::{ClientError, OracleLog},
+};
 use std::time::Duration;
 use tracing::{debug, warn};
 
@@ -103,6 +109,9 @@ impl Watcher {
                 challenge_window: self.challenge_window,
             })
             .await?;
+        if logs.iter().any(|log| matches!(log.event, Event::Requested(_))) {
+            crash::point("seen");
+        }
         self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
         Ok(Look { head, logs, caught_up: last == confirmed })
     }

@@ -9,7 +9,7 @@ use crate::{
 use alloy::primitives::{Bytes, U256};
 use candor_sdk::{
     bindings::{Answer, Delivery, RequestStatus, Settlement},
-    client::{Call, ClientError},
+    client::{Call, ClientError, Revert},
 };
 use std::sync::Arc;
 use tracing::{info, warn};
@@ -103,7 +103,7 @@ impl Poster {
             });
             self.shared.rpc.client().fulfill(answers.collect())
         };
-        self.send_each_that_works(Purpose::Fulfill, ready, answers).await
+        self.send_what_works(Purpose::Fulfill, ready, answers).await
     }
 
     /// Settles results whose window has passed. True if there were any.
@@ -118,70 +118,61 @@ impl Poster {
             });
             self.shared.rpc.client().finalize(settlements.collect())
         };
-        self.send_each_that_works(Purpose::Finalize, ready, settlements).await
+        self.send_what_works(Purpose::Finalize, ready, settlements).await
     }
 
-    /// Sends a batch; if the chain refuses it as a whole, finds the items at fault by simulating each alone, and sends the others.
-    async fn send_each_that_works(
+    /// Sends a batch. If the chain refuses it as a whole, halves of it, down to the single items that it refuses. True if anything was sent.
+    async fn send_what_works(
         &self,
         purpose: Purpose,
-        mut rows: Vec<RequestRow>,
+        rows: Vec<RequestRow>,
         call: impl Fn(&[RequestRow]) -> Call,
     ) -> Result<bool, RelayerError> {
-        if rows.is_empty() {
-            return Ok(false);
-        }
-        let keys = |rows: &[RequestRow]| rows.iter().map(RequestRow::key).collect::<Vec<_>>();
-        match self.sender.send(&self.shared.rpc, purpose, call(&rows), &keys(&rows)).await {
-            Err(SendError::Client(ClientError::Reverted(reason))) if rows.len() == 1 => {
-                self.refused(purpose, &rows[0], &reason.to_string()).await?;
-                return Ok(true);
+        let mut sent_any = false;
+        let mut waiting = vec![rows];
+        while let Some(mut rows) = waiting.pop() {
+            if rows.is_empty() || self.shared.stop.is_cancelled() {
+                continue;
             }
-            Err(SendError::Client(ClientError::Reverted(_))) => {}
-            outcome => return self.mined(purpose, rows.len(), outcome?).await,
-        }
-        let mut good = Vec::new();
-        for row in rows.drain(..) {
-            let alone = call(std::slice::from_ref(&row));
-            match self.shared.rpc.client().simulate(self.sender.address(), alone).await {
-                Ok(_) => good.push(row),
-                Err(ClientError::Reverted(reason)) => self.refused(purpose, &row, &reason.to_string()).await?,
+            let keys: Vec<_> = rows.iter().map(RequestRow::key).collect();
+            match self.sender.send(&self.shared.rpc, purpose, call(&rows), &keys).await {
+                Ok(sent) => {
+                    self.mined(purpose, rows.len(), sent);
+                    sent_any = true;
+                }
+                Err(SendError::Client(ClientError::Reverted(reason))) if rows.len() == 1 => {
+                    self.refused(purpose, &rows[0], &reason).await?;
+                }
+                Err(SendError::Client(ClientError::Reverted(_))) => {
+                    let second = rows.split_off(rows.len() / 2);
+                    waiting.extend([second, rows]);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        if good.is_empty() {
-            return Ok(true);
-        }
-        let outcome = self.sender.send(&self.shared.rpc, purpose, call(&good), &keys(&good)).await;
-        self.mined(purpose, good.len(), outcome?).await
+        Ok(sent_any)
     }
 
-    async fn mined(&self, purpose: Purpose, requests: usize, sent: Sent) -> Result<bool, RelayerError> {
+    fn mined(&self, purpose: Purpose, requests: usize, sent: Sent) {
         crash::point(&format!("{purpose}-recorded"));
-        info!(%purpose, tx = %sent.hash, block = sent.block, gas = sent.gas_used, requests, succeeded = sent.succeeded, "transaction mined");
-        let _ = self.shared.reporter.send(Progress::Mined {
-            purpose: purpose.name(),
-            transaction: sent.hash,
-            gas_used: sent.gas_used,
-            requests,
-        });
-        if !sent.succeeded {
-            warn!(%purpose, tx = %sent.hash, "the transaction reverted; looking at the chain before trying again");
+        let Sent { hash, block, gas_used, succeeded } = sent;
+        info!(%purpose, tx = %hash, block, gas = gas_used, requests, succeeded, "transaction mined");
+        let mined = Progress::Mined { purpose: purpose.name(), transaction: hash, gas_used, requests };
+        let _ = self.shared.reporter.send(mined);
+        if !succeeded {
+            warn!(%purpose, tx = %hash, "the transaction reverted; looking at the chain before trying again");
         }
-        Ok(true)
     }
 
-    /// The chain refuses an item. Some refusals end by themselves (stake that is locked, a window still open): those wait.
-    async fn refused(&self, purpose: Purpose, row: &RequestRow, reason: &str) -> Result<(), RelayerError> {
+    /// The chain refuses an item, and nothing was sent. Some refusals end by themselves (stake that is locked): they are tried again next round.
+    async fn refused(&self, purpose: Purpose, row: &RequestRow, reason: &Revert) -> Result<(), RelayerError> {
         let (status, _) = self.shared.rpc.client().status(row.id()).await?;
         let expected = if purpose == Purpose::Fulfill { RequestStatus::Requested } else { RequestStatus::Fulfilled };
         if status == expected {
-            warn!(request = %row.id(), %purpose, reason, "the chain refuses for now");
+            warn!(request = %row.id(), %purpose, %reason, "the chain refuses for now");
         } else {
             info!(request = %row.id(), %purpose, ?status, "the chain is further than this relayer; waiting for its events");
         }
-        // Either way nothing was sent; a pause keeps the refusal from being asked for again at once.
-        tokio::time::sleep(self.shared.poll_interval).await;
         Ok(())
     }
 
