@@ -1,6 +1,8 @@
 //! The Candor relayer: watches requests, runs models, signs and posts results, settles them.
 //!
 //! - [`config`], [`keys`]: what a person writes, checked; and the keys that never stand in it.
+//! - [`cli`], [`demo`]: the command line; a whole world on this machine.
+//! - [`anvil`]: a local chain, for the demo and the tests.
 //! - [`chain`]: reads events in block ranges; owns the account's transactions.
 //! - [`engine`]: runs models on candle with the bits of `docs/arithmetic.md`.
 //! - [`models`]: what this relayer can answer for.
@@ -9,6 +11,7 @@
 
 pub mod anvil;
 pub mod chain;
+pub mod cli;
 pub mod config;
 mod crash;
 pub mod demo;

@@ -30,7 +30,7 @@ pub const DEFAULT_FILE: &str = "candor.toml";
 pub struct Config {
     /// Which chain, and how to follow it.
     pub chain: ChainConfig,
-    /// Who answers. Without it the process answers nothing: it watches, and finalizes what is due if it has a key to pay the gas with.
+    /// Who answers. Without it the process answers nothing, it only watches.
     pub operator: Option<OperatorConfig>,
     /// What a transaction may cost.
     pub gas: GasConfig,

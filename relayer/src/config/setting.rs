@@ -119,22 +119,18 @@ impl RpcUrl {
     pub fn expose(&self) -> &reqwest::Url {
         &self.0
     }
-
-    /// Whether this is a WebSocket address.
-    pub fn is_websocket(&self) -> bool {
-        self.0.scheme().starts_with("ws")
-    }
 }
 
 impl std::str::FromStr for RpcUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let example = "expected something like http://127.0.0.1:8545 or wss://host/path";
+        let example = "expected something like http://127.0.0.1:8545";
         let url = reqwest::Url::parse(text.trim())
             .map_err(|error| format!("not the address of a node ({error}); {example}"))?;
         match url.scheme() {
-            "http" | "https" | "ws" | "wss" if url.host().is_some() => Ok(Self(url)),
+            "http" | "https" if url.host().is_some() => Ok(Self(url)),
+            "ws" | "wss" => Err("blocks are polled over HTTP; give the node's http:// or https:// address".into()),
             scheme => Err(format!("cannot talk to a node over \"{scheme}:\"; {example}")),
         }
     }
@@ -209,13 +205,14 @@ mod tests {
         for (address, printed) in [
             ("http://127.0.0.1:8545", "http://127.0.0.1:8545"),
             ("https://user:hunter2@node.example/v3/0123456789abcdef", "https://node.example/..."),
-            ("wss://node.example/?key=0123456789abcdef", "wss://node.example/..."),
+            ("http://node.example/?key=0123456789abcdef", "http://node.example/..."),
         ] {
             let url: RpcUrl = address.parse().unwrap();
             assert_eq!(url.to_string(), printed);
             assert_eq!(format!("{url:?}"), printed);
             assert!(url.expose().as_str().starts_with(address));
         }
+        assert!("wss://node.example".parse::<RpcUrl>().unwrap_err().contains("polled over HTTP"));
         assert!("ftp://node.example".parse::<RpcUrl>().unwrap_err().contains("\"ftp:\""));
         assert!("localhost".parse::<RpcUrl>().unwrap_err().contains("not the address of a node"));
         assert!("localhost:8545".parse::<RpcUrl>().unwrap_err().contains("\"localhost:\""));

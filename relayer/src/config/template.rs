@@ -63,7 +63,7 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
 # Paths are relative to this file. Private keys and passwords never go in here. Check it all with: candor doctor
 
 [chain]
-# Nodes to ask, in order of preference (http, https, ws or wss). The next one is used when one fails.
+# Nodes to ask, in order of preference. The next one is used when one fails.
 {rpc}
 # The chain the nodes must be on.
 {id}
@@ -80,7 +80,7 @@ max_block_range = {range}
 # How many blocks already read are read again each time, against nodes that answer before they know everything.
 overlap = {overlap}
 
-# Who answers requests. Without the sections [operator...] nothing is answered, only watched, and finalized if there is a key.
+# Who answers requests. Without the sections [operator...] nothing is answered, only watched.
 [operator]
 
 # The account that sends the transactions and owns the stake. Without a keystore the key is read from CANDOR_PRIVATE_KEY.

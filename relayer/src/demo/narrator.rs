@@ -301,7 +301,10 @@ impl<W: Write> Narrator<W> {
         let number = request.map(|request| request.to_string()).unwrap_or_default();
         let out = &mut self.out;
         match (colour, request) {
-            (None, _) => writeln!(out, "{time}  {number:>4}  {verb:<13} {text}")?,
+            (None, _) => {
+                let line = format!("{time}  {number:>4}  {verb:<13} {text}");
+                writeln!(out, "{}", line.trim_end())?;
+            },
             (Some(_), request) => {
                 // Each request in a colour of its own, so that the eye can follow one through the others.
                 let hue = request.map_or(0, |request| HUES[(request.0 as usize) % HUES.len()]);
@@ -550,12 +553,13 @@ mod tests {
                 assert!(starts > ends && ends > 0, "colours begin and end: {line:?}");
             }
             // Without its colours and the picture it says what the plain one says.
-            let mut bare = String::new();
-            for part in text.split('\x1b') {
-                bare += if bare.is_empty() { part } else { part.split_once('m').unwrap().1 };
-            }
+            let bare: String = text
+                .split('\x1b')
+                .enumerate()
+                .map(|(i, part)| if i == 0 { part } else { part.split_once('m').expect("a colour ends with m").1 })
+                .collect();
             let says =
-                |text: &str| text.lines().filter(|line| line.contains("s  ")).map(str::to_owned).collect::<Vec<_>>();
+                |text: &str| text.lines().filter(|line| line.contains("s  ")).map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
             assert_eq!(says(&bare), says(&told(Style::Plain)));
         }
     }

@@ -1,0 +1,183 @@
+//! What the commands have in common: the configuration, keys, a connection, and a way to say things.
+use super::Global;
+use crate::{
+    config::{Config, ConfigError, ModelSource, Needs, RpcUrl, Sources, nearest},
+    demo::narrator::{Narrator, Style},
+    keys::{self, Surroundings},
+    models::CatalogModel,
+};
+use alloy::{
+    network::EthereumWallet,
+    providers::{DynProvider, Provider, ProviderBuilder},
+    rpc::client::ClientBuilder,
+    signers::local::PrivateKeySigner,
+    transports::http::Http,
+};
+use anyhow::{Context as _, bail};
+use candor_sdk::{client::Client, ids::ModelId};
+use serde_json::Value;
+use std::{
+    io::{Stdout, Write, stdout},
+    time::Duration,
+};
+
+/// A client over whichever node answered first.
+pub(crate) type AnyClient = Client<DynProvider>;
+
+/// How long a node may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Everything that goes with a command.
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) sources: Sources,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Self {
+        let mut flags = global.set.clone();
+        if !global.rpc_url.is_empty() {
+            flags.push(("chain.rpc_urls".into(), global.rpc_url.join(",")));
+        }
+        if let Some(oracle) = &global.oracle {
+            flags.push(("chain.oracle".into(), oracle.clone()));
+        }
+        let sources = Sources::new(global.config.clone(), flags);
+        Self { global, sources }
+    }
+
+    /// The configuration, with what the command needs in it.
+    pub(crate) fn config(&self, needs: Needs) -> Result<Config, ConfigError> {
+        self.sources.load(needs)
+    }
+
+    /// Logs of commands that are not the daemon: warnings, or more if wanted.
+    pub(crate) fn log_quietly(&self) -> anyhow::Result<()> {
+        let config = crate::config::LogConfig { format: crate::config::LogFormat::Plain, level: "warn".into() };
+        super::logging::start(&config, self.global.verbose)
+    }
+
+    /// Says something in one of two ways: the text for people, the value for machines.
+    pub(crate) fn say(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) -> anyhow::Result<()> {
+        let mut out = stdout().lock();
+        if self.global.json {
+            writeln!(out, "{}", value())?
+        } else {
+            writeln!(out, "{}", text())?
+        }
+        Ok(())
+    }
+
+    /// Tells events.
+    pub(crate) fn narrator(&self) -> Narrator<Stdout> {
+        Narrator::new(stdout(), Style::detect(self.global.json))
+    }
+
+    /// The key of the account that pays.
+    pub(crate) fn account(&self, config: &Config) -> anyhow::Result<PrivateKeySigner> {
+        let source = config.operator.as_ref().map(|operator| &operator.account);
+        Ok(keys::load(keys::ACCOUNT, source, &Surroundings::of_process())?)
+    }
+
+    /// The key that signs results: its own where one is named, the account's otherwise.
+    pub(crate) fn signer(&self, config: &Config, account: &PrivateKeySigner) -> anyhow::Result<PrivateKeySigner> {
+        let source = config.operator.as_ref().and_then(|operator| operator.signer.as_ref());
+        if source.is_none() && std::env::var_os(keys::SIGNER.key_variable).is_none() {
+            return Ok(account.clone());
+        }
+        Ok(keys::load(keys::SIGNER, source, &Surroundings::of_process())?)
+    }
+
+    /// A connection for reading.
+    pub(crate) async fn client(&self, config: &Config) -> anyhow::Result<AnyClient> {
+        connect(config, None).await
+    }
+
+    /// A connection that pays with a key.
+    pub(crate) async fn paying_client(&self, config: &Config, key: &PrivateKeySigner) -> anyhow::Result<AnyClient> {
+        connect(config, Some(key)).await
+    }
+
+    /// A model as a person names it: one that is configured, an embedded one, a folder, or an id of one of these.
+    pub(crate) fn model(&self, config: &Config, named: &str) -> anyhow::Result<CatalogModel> {
+        let sources = known_models(config);
+        if let Ok(id) = named.parse::<ModelId>() {
+            for source in &sources {
+                let model = CatalogModel::load(source)?;
+                if model.id() == id {
+                    return Ok(model);
+                }
+            }
+            bail!("model {id} is neither embedded nor configured here; name its folder");
+        }
+        if let Some(source) = sources.iter().find(|source| source.name() == named) {
+            return Ok(CatalogModel::load(source)?);
+        }
+        match ModelSource::parse(named) {
+            Ok(source) => Ok(CatalogModel::load(&source)?),
+            Err(problem) => {
+                let names: Vec<String> = sources.iter().map(ModelSource::name).collect();
+                match nearest(named, names.iter().map(String::as_str)) {
+                    Some(meant) => bail!("there is no model \"{named}\", did you mean \"{meant}\"?"),
+                    None => bail!("{problem}"),
+                }
+            }
+        }
+    }
+}
+
+/// The configured models, then the embedded ones that are not configured.
+pub(crate) fn known_models(config: &Config) -> Vec<ModelSource> {
+    let mut sources = config.models.serve.clone();
+    for name in ModelSource::BUILTIN {
+        if !sources.iter().any(|source| source.name() == name) {
+            sources.push(ModelSource::Builtin(name));
+        }
+    }
+    sources
+}
+
+async fn connect(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Result<AnyClient> {
+    let mut failures = Vec::new();
+    for url in &config.chain.rpc_urls {
+        match connect_one(config, url, key).await {
+            Ok(client) => return Ok(client),
+            Err(error) => failures.push(format!("{url}: {error:#}")),
+        }
+    }
+    match failures.as_slice() {
+        [only] => bail!("{only}"),
+        _ => bail!("no node can be used:\n  - {}", failures.join("\n  - ")),
+    }
+}
+
+/// One node, checked for being on the right chain with the contracts there.
+pub(crate) async fn connect_one(
+    config: &Config,
+    url: &RpcUrl,
+    key: Option<&PrivateKeySigner>,
+) -> anyhow::Result<AnyClient> {
+    let provider = provider(url, key)?;
+    // In this order, so that a node of another chain is called that and not a chain without contracts.
+    let chain_id = provider.get_chain_id().await.map_err(|error| without_address(&error.to_string(), url))?;
+    if chain_id != config.chain.chain_id {
+        bail!("the node is on chain {chain_id}, chain.chain_id says {}", config.chain.chain_id);
+    }
+    Ok(Client::connect(provider, config.chain.oracle).await?)
+}
+
+/// Errors of the HTTP client repeat the whole address, key and all.
+fn without_address(error: &str, url: &RpcUrl) -> anyhow::Error {
+    anyhow::anyhow!("{}", error.replace(url.expose().as_str(), &url.to_string()))
+}
+
+/// A provider over one node, with a wallet if there is a key.
+pub(crate) fn provider(url: &RpcUrl, key: Option<&PrivateKeySigner>) -> anyhow::Result<DynProvider> {
+    let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build().context("the HTTP client can't be built")?;
+    let transport = Http::with_client(http, url.expose().clone());
+    let client = ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(250));
+    Ok(match key {
+        Some(key) => ProviderBuilder::new().wallet(EthereumWallet::from(key.clone())).connect_client(client).erased(),
+        None => ProviderBuilder::new().connect_client(client).erased(),
+    })
+}

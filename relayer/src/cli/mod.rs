@@ -1,0 +1,129 @@
+//! The command line.
+//!
+//! Exit codes: 0 done; 1 failed; 2 used or configured wrongly; 3 done, and the answer is no (`result`: wrong or not verifiable, `doctor`:
+//! something is broken).
+
+mod context;
+mod init;
+mod logging;
+mod run;
+
+use crate::config::ConfigError;
+use clap::{Args, Parser, Subcommand};
+use context::Context;
+use std::{path::PathBuf, process::ExitCode};
+
+/// Put AI inference on chain, with one right answer: answer requests of smart contracts, ask them, check what others answered.
+#[derive(Debug, Parser)]
+#[command(
+    name = "candor",
+    version,
+    after_help = "Start with `candor demo`. To answer requests for money: `candor init`, `candor doctor`, `candor operator join`, \
+                  `candor run`.\n\nExit codes: 0 done, 1 failed, 2 used or configured wrongly, 3 the answer is no."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What goes with every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: candor.toml in the current directory, if it is there]
+    #[arg(long, short, global = true, value_name = "FILE", env = "CANDOR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Use this setting instead of the configured one, as in --set gas.daily_cap="1 ether"; can be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Node to ask, instead of chain.rpc_urls; can be repeated
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) rpc_url: Vec<String>,
+    /// The InferenceOracle, instead of chain.oracle
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(crate) oracle: Option<String>,
+    /// For machines: one JSON object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more; twice for everything
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, as in chain.poll_interval=1s")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relayer: answer requests as configured, until stopped
+    Run,
+    /// Write a commented configuration file, and a new key if wanted
+    Init(init::InitArgs),
+}
+
+/// A command's end, when it did what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Done.
+    Done,
+    /// Done, and the answer is no.
+    No,
+}
+
+/// Used wrongly, in a way that clap can't see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime can't be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(3),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS, // whoever read the output has seen enough
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if json {
+                println!("{}", serde_json::json!({ "event": "error", "message": format!("{error:#}") }));
+            }
+            let usage = error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<UsageError>());
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
+    let context = Context::new(cli.global);
+    match cli.command {
+        Command::Run => run::run(&context).await,
+        Command::Init(args) => init::init(&context, &args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
