@@ -25,6 +25,11 @@ abstract contract Test {
         (account,) = actor(name);
     }
 
+    /// Lets time pass. Reads the time through the cheatcode: the compiler may take TIMESTAMP for constant within a call.
+    function skip(uint256 time) internal {
+        vm.warp(vm.getBlockTimestamp() + time);
+    }
+
     /// `value` folded into [low, high].
     function bound(uint256 value, uint256 low, uint256 high) internal pure returns (uint256) {
         require(low <= high, "bound: empty range");

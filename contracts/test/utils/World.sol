@@ -226,7 +226,7 @@ abstract contract World is Test {
     }
 
     function passWindow() internal {
-        vm.warp(block.timestamp + WINDOW);
+        skip(WINDOW);
     }
 
     // ---------------------------------------------------------------- statements
