@@ -15,6 +15,7 @@ use clap::Parser;
 use common::{
     dataset,
     digits::{self, Digit, PIXELS, Picture, SIDE},
+    engine,
     metrics::DigitMetrics,
     options::Options,
     random::Random,
@@ -177,6 +178,11 @@ fn measure(folder: &Path, recipe: Recipe, test: &[Digit]) -> Result<DigitMetrics
     }
     let right: Vec<bool> = test.iter().zip(&answers).map(|(digit, answer)| u32::from(digit.label) == *answer).collect();
     let test_correct = right.iter().filter(|right| **right).count();
+    let images = test.iter().map(|digit| digit.pixels.clone()).collect();
+    let mut engine_correct = 0;
+    for (output, digit) in engine::outputs(folder, images)?.iter().zip(test) {
+        engine_correct += usize::from(engine::first_word(output)? == u32::from(digit.label));
+    }
     let sample: Vec<bool> = right.iter().step_by(SAMPLE_EVERY).copied().collect();
     Ok(DigitMetrics {
         model: MODEL.into(),
@@ -189,6 +195,7 @@ fn measure(folder: &Path, recipe: Recipe, test: &[Digit]) -> Result<DigitMetrics
         test_images: test.len(),
         test_correct,
         test_accuracy: rounded(test_correct as f64 / test.len() as f64),
+        engine_correct,
         confusion,
         sample_images: sample.len(),
         sample_correct: sample.iter().filter(|right| **right).count(),

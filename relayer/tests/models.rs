@@ -9,6 +9,7 @@ use common::{
     applicants::{Kind, Loan, Schema},
     dataset,
     digits::{self, Digit, Picture},
+    engine,
     metrics::{CreditMetrics, DigitMetrics},
     options::Options,
     report::Metrics,
@@ -101,6 +102,29 @@ fn credit_gives_the_recorded_scores_on_the_held_out_loans() {
     assert_eq!(recorded["correct"], scores::correct(&probabilities, &truth, 0.5));
     assert_eq!(recorded["auc"], scores::rounded(scores::auc(&probabilities, &truth)));
     assert_eq!(recorded["cost"], scores::cost(scores::confusion(&probabilities, &truth, REFUSE_FROM)));
+}
+
+/// What the chain is told: the committed folders, imported and run by the relayer's engine.
+#[test]
+fn engine_gives_the_recorded_scores() {
+    let loans = held_out_loans();
+    let outputs = engine::outputs(&Options::committed("credit"), loans.iter().map(Loan::request).collect());
+    let outputs = outputs.expect("probabilities");
+    assert!(outputs.iter().all(|output| output.len() == 4));
+    let word = |output: &Vec<u8>| engine::first_word(output).expect("four bytes");
+    let probabilities: Vec<f32> = outputs.iter().map(|output| f32::from_bits(word(output))).collect();
+    let truth: Vec<bool> = loans.iter().map(|loan| loan.defaulted).collect();
+    let recorded = &metrics("credit")["engine"];
+    assert_eq!(recorded["correct"], scores::correct(&probabilities, &truth, 0.5));
+    assert_eq!(recorded["cost"], scores::cost(scores::confusion(&probabilities, &truth, REFUSE_FROM)));
+
+    let folder = Options::committed("digits");
+    let sample = digits::read_records(&folder.join("heldout.bin")).expect("heldout.bin");
+    let images: Vec<Vec<u8>> = sample.iter().map(|digit| digit.pixels.clone()).collect();
+    let outputs = engine::outputs(&folder, images.clone()).expect("classes");
+    assert!(outputs.iter().all(|output| output.len() == 44));
+    let classes: Vec<u32> = outputs.iter().map(word).collect();
+    assert_eq!(classes, answers(&Sequential::load(&folder).expect("the model"), &images));
 }
 
 /// Age, sex and foreign worker are sent and ignored; every other attribute is used, and only with codes that exist.
