@@ -17,7 +17,7 @@ use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use clap::Parser;
 use common::{
     applicants::{self, Kind, Loan, Schema},
-    dataset,
+    dataset, engine,
     metrics::{CreditMetrics, Group, OtherSplits, Recipe, Scores},
     options::Options,
     random::Random,
@@ -302,6 +302,10 @@ fn measure(folder: &Path, schema: &Schema, comparison: Comparison, held_out: &[L
     let path = folder.join("model.safetensors");
     let weights = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let probabilities = probabilities(&model, held_out)?;
+    let served = engine::outputs(folder, requests(held_out))?
+        .iter()
+        .map(|output| Ok(f32::from_bits(engine::first_word(output)?)))
+        .collect::<Result<Vec<f32>>>()?;
     let Comparison { seed, training_loans, recipe, logistic_recipe, logistic, with_protected, other_splits } =
         comparison;
     Ok(CreditMetrics {
@@ -315,6 +319,7 @@ fn measure(folder: &Path, schema: &Schema, comparison: Comparison, held_out: &[L
         weights_sha256: dataset::sha256(&weights),
         recipe,
         held_out: score(&probabilities, held_out),
+        engine: score(&served, held_out),
         calibration: scores::calibration(&probabilities, &truth(held_out), 5),
         groups: groups(schema, &probabilities, held_out)?,
         logistic_recipe,

@@ -11,10 +11,12 @@ mod common;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, backprop::GradStore};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use candor_relayer::input::picture::Picture;
 use clap::Parser;
 use common::{
     dataset,
-    digits::{self, Digit, PIXELS, Picture, SIDE},
+    digits::{self, Digit, SIDE},
+    engine,
     metrics::DigitMetrics,
     options::Options,
     random::Random,
@@ -177,6 +179,11 @@ fn measure(folder: &Path, recipe: Recipe, test: &[Digit]) -> Result<DigitMetrics
     }
     let right: Vec<bool> = test.iter().zip(&answers).map(|(digit, answer)| u32::from(digit.label) == *answer).collect();
     let test_correct = right.iter().filter(|right| **right).count();
+    let images = test.iter().map(|digit| digit.pixels.clone()).collect();
+    let mut engine_correct = 0;
+    for (output, digit) in engine::outputs(folder, images)?.iter().zip(test) {
+        engine_correct += usize::from(engine::first_word(output)? == u32::from(digit.label));
+    }
     let sample: Vec<bool> = right.iter().step_by(SAMPLE_EVERY).copied().collect();
     Ok(DigitMetrics {
         model: MODEL.into(),
@@ -189,6 +196,7 @@ fn measure(folder: &Path, recipe: Recipe, test: &[Digit]) -> Result<DigitMetrics
         test_images: test.len(),
         test_correct,
         test_accuracy: rounded(test_correct as f64 / test.len() as f64),
+        engine_correct,
         confusion,
         sample_images: sample.len(),
         sample_correct: sample.iter().filter(|right| **right).count(),
@@ -202,10 +210,9 @@ fn write_sample(out: &Path, test: &[Digit], sample: &[Digit]) -> Result<()> {
     let folder = out.join("samples");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (index, name) in PNG_SAMPLES {
-        let picture = Picture { width: SIDE, height: SIDE, pixels: test[index].pixels.clone() };
-        picture.write_png(&folder.join(name))?;
+        digits::write_png(&folder.join(name), SIDE, &test[index].pixels)?;
     }
-    digits::drawn_three(10 * SIDE).write_png(&folder.join(DRAWN))
+    digits::write_png(&folder.join(DRAWN), 10 * SIDE, &digits::drawn_three(10 * SIDE))
 }
 
 /// Scores the committed weights again, and compares the committed sample with the data it was taken from.
@@ -213,8 +220,8 @@ fn check(committed: &Path, test: &[Digit]) -> Result<()> {
     let sample: Vec<Digit> = test.iter().step_by(SAMPLE_EVERY).cloned().collect();
     ensure!(digits::read_records(&committed.join("heldout.bin"))? == sample, "heldout.bin is not from this test set");
     for (index, name) in PNG_SAMPLES {
-        let pixels = Picture::read_png(&committed.join("samples").join(name))?.to_digit()?;
-        ensure!(pixels.len() == PIXELS && pixels == test[index].pixels, "{name} is not test image {index}");
+        let pixels = Picture::open(&committed.join("samples").join(name))?.to_digit()?;
+        ensure!(pixels.as_slice() == test[index].pixels, "{name} is not test image {index}");
     }
     let recorded: DigitMetrics = report::load(committed)?;
     let DigitMetrics { seed, epochs, training_images, .. } = recorded;

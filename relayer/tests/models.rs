@@ -5,10 +5,12 @@
 mod common;
 
 use candle_core::DType;
+use candor_relayer::input::picture::Picture;
 use common::{
     applicants::{Kind, Loan, Schema},
     dataset,
-    digits::{self, Digit, Picture},
+    digits::{self, Digit},
+    engine,
     metrics::{CreditMetrics, DigitMetrics},
     options::Options,
     report::Metrics,
@@ -103,6 +105,29 @@ fn credit_gives_the_recorded_scores_on_the_held_out_loans() {
     assert_eq!(recorded["cost"], scores::cost(scores::confusion(&probabilities, &truth, REFUSE_FROM)));
 }
 
+/// What the chain is told: the committed folders, imported and run by the relayer's engine.
+#[test]
+fn engine_gives_the_recorded_scores() {
+    let loans = held_out_loans();
+    let outputs = engine::outputs(&Options::committed("credit"), loans.iter().map(Loan::request).collect());
+    let outputs = outputs.expect("probabilities");
+    assert!(outputs.iter().all(|output| output.len() == 4));
+    let word = |output: &Vec<u8>| engine::first_word(output).expect("four bytes");
+    let probabilities: Vec<f32> = outputs.iter().map(|output| f32::from_bits(word(output))).collect();
+    let truth: Vec<bool> = loans.iter().map(|loan| loan.defaulted).collect();
+    let recorded = &metrics("credit")["engine"];
+    assert_eq!(recorded["correct"], scores::correct(&probabilities, &truth, 0.5));
+    assert_eq!(recorded["cost"], scores::cost(scores::confusion(&probabilities, &truth, REFUSE_FROM)));
+
+    let folder = Options::committed("digits");
+    let sample = digits::read_records(&folder.join("heldout.bin")).expect("heldout.bin");
+    let images: Vec<Vec<u8>> = sample.iter().map(|digit| digit.pixels.clone()).collect();
+    let outputs = engine::outputs(&folder, images.clone()).expect("classes");
+    assert!(outputs.iter().all(|output| output.len() == 44));
+    let classes: Vec<u32> = outputs.iter().map(word).collect();
+    assert_eq!(classes, answers(&Sequential::load(&folder).expect("the model"), &images));
+}
+
 /// Age, sex and foreign worker are sent and ignored; every other attribute is used, and only with codes that exist.
 #[test]
 fn credit_features_follow_the_schema() {
@@ -178,23 +203,16 @@ fn digits_gives_the_recorded_accuracy_on_the_sample() {
     assert_eq!(recorded["test_images"], 10_000);
 }
 
-/// The PNG files, through the preparation that brings a drawing of any size into the form of MNIST.
+/// The PNG files, through the preparation that the relayer gives to a user's picture.
 #[test]
 fn digits_reads_the_sample_pictures() {
     let folder = Options::committed("digits");
     let model = Sequential::load(&folder).expect("the model");
-    for (name, size, expected) in [("seven.png", 28, 7), ("eight.png", 28, 8), ("drawn-three.png", 280, 3)] {
-        let picture = Picture::read_png(&folder.join("samples").join(name)).expect(name);
-        assert_eq!((picture.width, picture.height), (size, size), "{name}");
-        let pixels = picture.to_digit().expect(name);
+    for (name, expected) in [("seven.png", 7), ("eight.png", 8), ("drawn-three.png", 3)] {
+        let picture = Picture::open(&folder.join("samples").join(name)).expect(name);
+        let pixels = picture.to_digit().expect(name).to_vec();
         assert_eq!(answers(&model, &[pixels]), [expected], "{name}");
     }
-    // The same seven, dark on bright: turned round and centred again, it is still a seven.
-    let seven = Picture::read_png(&folder.join("samples/seven.png")).expect("seven.png");
-    let inverted = Picture { pixels: seven.pixels.iter().map(|pixel| 255 - pixel).collect(), ..seven };
-    assert_eq!(answers(&model, &[inverted.to_digit().expect("a digit")]), [7]);
-    let blank = Picture { width: 40, height: 30, pixels: vec![250; 1200] };
-    assert!(blank.to_digit().expect_err("nothing to see").to_string().contains("shows no digit"));
 }
 
 /// The scores, on six loans that can be scored by hand.

@@ -1,4 +1,4 @@
-//! MNIST: the files, the augmentation, the held-out sample in the repository, and PNG images.
+//! MNIST: the files, the augmentation, the held-out sample in the repository, and sample pictures.
 
 use super::random::Random;
 use anyhow::{Context, Result, ensure};
@@ -68,109 +68,21 @@ pub(crate) fn augmented(pixels: &[u8], random: &mut Random) -> Vec<u8> {
     out
 }
 
-/// An 8-bit greyscale picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Picture {
-    pub(crate) width: usize,
-    pub(crate) height: usize,
-    pub(crate) pixels: Vec<u8>,
-}
-
-impl Picture {
-    pub(crate) fn write_png(&self, path: &Path) -> Result<()> {
-        let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut encoder = png::Encoder::new(file, u32::try_from(self.width)?, u32::try_from(self.height)?);
-        encoder.set_color(png::ColorType::Grayscale);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.pixels)?;
-        writer.finish().with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    /// Reads a greyscale PNG as `write_png` writes them.
-    pub(crate) fn read_png(path: &Path) -> Result<Self> {
-        let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info()?;
-        let mut pixels = vec![0; reader.output_buffer_size().context("the image is too large")?];
-        let info = reader.next_frame(&mut pixels)?;
-        let grey = info.color_type == png::ColorType::Grayscale && info.bit_depth == png::BitDepth::Eight;
-        ensure!(grey, "{} is not an 8-bit greyscale image", path.display());
-        Ok(Self { width: info.width as usize, height: info.height as usize, pixels })
-    }
-
-    /// The picture as MNIST would show it. One of 28x28, bright on dark, is taken as it is. Any other is made bright on
-    /// dark, its background cut away, its ink fitted into 20x20 pixels (each the mean of the area it covers) and placed
-    /// with its centre of mass in the middle of 28x28: how the MNIST images were made.
-    pub(crate) fn to_digit(&self) -> Result<Vec<u8>> {
-        const INK_BOX: usize = 20;
-        ensure!(!self.pixels.is_empty(), "the image is empty");
-        // The border is background: where it is bright, the ink is dark.
-        let border = (0..self.width)
-            .flat_map(|x| [(x, 0), (x, self.height - 1)])
-            .chain((0..self.height).flat_map(|y| [(0, y), (self.width - 1, y)]))
-            .map(|(x, y)| usize::from(self.pixels[y * self.width + x]));
-        let (count, total) = border.fold((0, 0), |(count, total), value| (count + 1, total + value));
-        let background = total / count;
-        if (self.width, self.height) == (SIDE, SIDE) && background <= 127 {
-            return Ok(self.pixels.clone());
-        }
-        let ink: Vec<f32> = self
-            .pixels
-            .iter()
-            .map(|pixel| {
-                let pixel = usize::from(*pixel);
-                let above =
-                    if background > 127 { background.saturating_sub(pixel) } else { pixel.saturating_sub(background) };
-                above as f32
-            })
-            .collect();
-        let strongest = ink.iter().copied().fold(0.0, f32::max);
-        ensure!(strongest >= 32.0, "the image shows no digit: it is nearly one shade");
-        let visible = |x: usize, y: usize| ink[y * self.width + x] > 0.25 * strongest;
-        let columns: Vec<usize> = (0..self.width).filter(|x| (0..self.height).any(|y| visible(*x, y))).collect();
-        let rows: Vec<usize> = (0..self.height).filter(|y| (0..self.width).any(|x| visible(x, *y))).collect();
-        let ([left, .., right], [top, .., bottom]) = (columns.as_slice(), rows.as_slice()) else {
-            anyhow::bail!("the image shows no digit: its ink is a single line of pixels");
-        };
-        let (width, height) = ((right - left + 1) as f32, (bottom - top + 1) as f32);
-        let step = width.max(height) / INK_BOX as f32;
-        let (columns, rows) = ((width / step).ceil() as usize, (height / step).ceil() as usize);
-
-        // The mean ink below each pixel of the small picture, by exact overlap.
-        let mut small = vec![0.0_f32; columns * rows];
-        for (row, line) in small.chunks_exact_mut(columns).enumerate() {
-            for (column, out) in line.iter_mut().enumerate() {
-                let (x0, y0) = (*left as f32 + column as f32 * step, *top as f32 + row as f32 * step);
-                let (x1, y1) = ((x0 + step).min(self.width as f32), (y0 + step).min(self.height as f32));
-                for y in y0 as usize..(y1.ceil() as usize) {
-                    for x in x0 as usize..(x1.ceil() as usize) {
-                        let wide = x1.min(x as f32 + 1.0) - x0.max(x as f32);
-                        let high = y1.min(y as f32 + 1.0) - y0.max(y as f32);
-                        *out += ink[y * self.width + x] * wide * high / (step * step);
-                    }
-                }
-            }
-        }
-        let brightest = small.iter().copied().fold(0.0, f32::max);
-        let mass: f32 = small.iter().sum();
-        let moment = |f: fn(usize, usize) -> usize| {
-            small.iter().enumerate().map(|(i, value)| f(i, columns) as f32 * value).sum::<f32>() / mass
-        };
-        let (cx, cy) = (moment(|i, columns| i % columns), moment(|i, columns| i / columns));
-        let place =
-            |centre: f32, size: usize| ((SIDE / 2) as f32 - centre - 0.5).round().clamp(0.0, (SIDE - size) as f32);
-        let (dx, dy) = (place(cx, columns) as usize, place(cy, rows) as usize);
-        let mut out = vec![0; PIXELS];
-        for (i, value) in small.iter().enumerate() {
-            out[(dy + i / columns) * SIDE + dx + i % columns] = (value / brightest * 255.0).round() as u8;
-        }
-        Ok(out)
-    }
+/// Writes an 8-bit greyscale PNG.
+pub(crate) fn write_png(path: &Path, side: usize, pixels: &[u8]) -> Result<()> {
+    let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let side = u32::try_from(side)?;
+    let mut encoder = png::Encoder::new(file, side, side);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// A digit three as if drawn with a felt pen, dark on paper, larger than MNIST's: two open bows, each an arc with a
 /// wavering radius, and a pen that presses harder downwards.
-pub(crate) fn drawn_three(side: usize) -> Picture {
+pub(crate) fn drawn_three(side: usize) -> Vec<u8> {
     let scale = side as f32 / 280.0;
     let mut path = Vec::new();
     for i in 0..=200 {
@@ -199,5 +111,5 @@ pub(crate) fn drawn_three(side: usize) -> Picture {
             pixels.push((paper - ink * (paper - 38.0)).round() as u8);
         }
     }
-    Picture { width: side, height: side, pixels }
+    pixels
 }

@@ -69,6 +69,8 @@ pub(crate) struct CreditMetrics {
     pub(crate) weights_sha256: String,
     pub(crate) recipe: Recipe,
     pub(crate) held_out: Scores,
+    /// The same loans, answered by the relayer's engine, whose arithmetic is not candle's.
+    pub(crate) engine: Scores,
     pub(crate) calibration: Vec<Bin>,
     /// By age, which the network does not see.
     pub(crate) groups: Vec<Group>,
@@ -107,6 +109,7 @@ impl Metrics for CreditMetrics {
             )
         };
         text += &row("**this network**", &self.held_out);
+        text += &row("the same, run by the relayer's engine", &self.engine);
         text += &row("logistic regression", &self.logistic);
         text += &row("the network, with the protected attributes", &self.with_protected);
         text += &format!(
@@ -171,6 +174,8 @@ pub(crate) struct DigitMetrics {
     pub(crate) test_images: usize,
     pub(crate) test_correct: usize,
     pub(crate) test_accuracy: f64,
+    /// Right answers of the relayer's engine, whose arithmetic is not candle's.
+    pub(crate) engine_correct: usize,
     /// Rows are the truth, columns the answer.
     pub(crate) confusion: Vec<Vec<usize>>,
     /// `heldout.bin`.
@@ -182,12 +187,14 @@ impl Metrics for DigitMetrics {
     fn card(&self) -> String {
         let mut text = format!(
             "| | |\n|---|---|\n| held-out images (the MNIST test set) | {} |\n| correct | {} |\n| accuracy | {:.2} % |\n\
+             | correct when run by the relayer's engine | {} |\n\
              | correct in the sample `heldout.bin` | {} of {} |\n| parameters | {} |\n| weights file | {} bytes, f16 |\n\
              | training | {} images, {} epochs, seed {} |\n| sha256 of the weights | `{}` |\n\n\
              Confusion (rows: the digit, columns: the answer):\n\n|  |",
             self.test_images,
             self.test_correct,
             100.0 * self.test_accuracy,
+            self.engine_correct,
             self.sample_correct,
             self.sample_images,
             self.parameters,

@@ -5,6 +5,7 @@
 pub(crate) mod applicants;
 pub(crate) mod dataset;
 pub(crate) mod digits;
+pub(crate) mod engine;
 pub(crate) mod metrics;
 pub(crate) mod options;
 pub(crate) mod random;
