@@ -13,7 +13,7 @@ pub mod anvil;
 pub mod chain;
 pub mod cli;
 pub mod config;
-mod crash;
+pub mod crash;
 pub mod demo;
 pub mod engine;
 pub mod input;

@@ -1,6 +1,7 @@
 //! A relayer as a process of its own, to be killed.
 
 use crate::world::{Operator, World};
+use alloy::primitives::Address;
 use anyhow::{Context, Result, ensure};
 use reqwest::Url;
 use std::{
@@ -9,6 +10,9 @@ use std::{
     time::Duration,
 };
 use tokio::process::{Child, Command};
+
+/// Where relayer processes send their earnings, at once.
+pub const PAYOUT: Address = Address::repeat_byte(0xea);
 
 /// One `candor run`.
 #[derive(Debug)]
@@ -42,6 +46,10 @@ poll_interval = "50ms"
 
 [operator]
 min_fee = {{ default = "1 wei" }}
+
+[operator.payout]
+address = "{PAYOUT}"
+threshold = "1 wei"
 
 [gas]
 daily_cap = "100 ether"

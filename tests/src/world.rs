@@ -269,6 +269,20 @@ impl World {
         }
     }
 
+    /// Waits until an account holds exactly so many wei; more is an error at once.
+    pub async fn wait_for_balance(&self, account: Address, wanted: U256) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let balance = self.client.provider().get_balance(account).await?;
+            ensure!(balance <= wanted, "{account} holds {balance} wei, more than {wanted}");
+            if balance == wanted {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{account} holds {balance} wei after a minute, expected {wanted}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Moves the chain's clock.
     pub async fn pass(&self, seconds: u64) -> Result<()> {
         self.client.provider().anvil_increase_time(seconds).await?;

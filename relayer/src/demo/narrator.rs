@@ -304,7 +304,7 @@ impl<W: Write> Narrator<W> {
             (None, _) => {
                 let line = format!("{time}  {number:>4}  {verb:<13} {text}");
                 writeln!(out, "{}", line.trim_end())?;
-            },
+            }
             (Some(_), request) => {
                 // Each request in a colour of its own, so that the eye can follow one through the others.
                 let hue = request.map_or(0, |request| HUES[(request.0 as usize) % HUES.len()]);
@@ -558,8 +558,12 @@ mod tests {
                 .enumerate()
                 .map(|(i, part)| if i == 0 { part } else { part.split_once('m').expect("a colour ends with m").1 })
                 .collect();
-            let says =
-                |text: &str| text.lines().filter(|line| line.contains("s  ")).map(|line| line.trim_end().to_owned()).collect::<Vec<_>>();
+            let says = |text: &str| {
+                text.lines()
+                    .filter(|line| line.contains("s  "))
+                    .map(|line| line.trim_end().to_owned())
+                    .collect::<Vec<_>>()
+            };
             assert_eq!(says(&bare), says(&told(Style::Plain)));
         }
     }

@@ -185,6 +185,7 @@ impl Poster {
             return Ok(false);
         }
         let sent = self.sender.send(&self.shared.rpc, Purpose::Payout, client.withdraw_credit(to, amount), &[]).await?;
+        self.mined(Purpose::Payout, 0, sent);
         if sent.succeeded {
             info!(%amount, %to, tx = %sent.hash, "paid out");
             let _ = self.shared.reporter.send(Progress::PaidOut { amount, transaction: sent.hash });
