@@ -2,6 +2,7 @@
 //!
 //! - [`config`], [`keys`]: what a person writes, checked; and the keys that never stand in it.
 //! - [`cli`], [`demo`]: the command line; a whole world on this machine.
+//! - [`input`], [`answer`]: what people have at hand, as bytes; and what the bytes of an answer mean.
 //! - [`anvil`]: a local chain, for the demo and the tests.
 //! - [`chain`]: reads events in block ranges; owns the account's transactions.
 //! - [`engine`]: runs models on candle with the bits of `docs/arithmetic.md`.
@@ -9,6 +10,7 @@
 //! - [`store`]: what survives a kill.
 //! - [`pipeline`]: the daemon; [`pipeline::spawn`] is how the binary, the demo and the tests enter.
 
+pub mod answer;
 pub mod anvil;
 pub mod chain;
 pub mod cli;

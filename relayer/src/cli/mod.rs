@@ -3,10 +3,16 @@
 //! Exit codes: 0 done; 1 failed; 2 used or configured wrongly; 3 done, and the answer is no (`result`: wrong or not verifiable, `doctor`:
 //! something is broken).
 
+mod ask;
 mod context;
+mod doctor;
 mod init;
 mod logging;
+mod model;
+mod operator;
+mod result;
 mod run;
+mod status;
 
 use crate::config::ConfigError;
 use clap::{Args, Parser, Subcommand};
@@ -62,6 +68,20 @@ enum Command {
     Run,
     /// Write a commented configuration file, and a new key if wanted
     Init(init::InitArgs),
+    /// Check everything that can go wrong before money is at risk, and say all that is wrong at once
+    Doctor,
+    /// Ask a model from the command line and wait for the answer
+    Request(ask::RequestArgs),
+    /// Check anybody's answer: whose signature it is, and whether the model really says so
+    Result(result::ResultArgs),
+    /// The models: list them, look at one, register one
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// The operator: join with stake and prices, look at it, withdraw
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
+    /// What the relayer has done, is doing and has at stake
+    Status(status::StatusArgs),
 }
 
 /// A command's end, when it did what it should.
@@ -114,6 +134,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Run => run::run(&context).await,
         Command::Init(args) => init::init(&context, &args),
+        Command::Doctor => doctor::doctor(&context).await,
+        Command::Request(args) => ask::request(&context, &args).await,
+        Command::Result(args) => result::result(&context, &args).await,
+        Command::Model(command) => model::model(&context, &command).await,
+        Command::Operator(command) => operator::operator(&context, &command).await,
+        Command::Status(args) => status::status(&context, &args).await,
     }
 }
 

@@ -140,6 +140,17 @@ pub enum Event {
         /// Results in it.
         results: usize,
     },
+    /// The answer, for somebody who waits for it at the command line.
+    Answered {
+        /// Its number.
+        request: RequestId,
+        /// The bytes.
+        output: Bytes,
+        /// What they mean, for people.
+        answer: String,
+        /// Unix second in which it becomes final if nobody challenges it.
+        final_at: u64,
+    },
     /// The consumer was called.
     Delivered {
         /// Its number.
@@ -387,6 +398,9 @@ fn describe(event: &Event) -> Line {
         Event::Posted { request, transaction, gas, results } => {
             line(Some(*request), "posted", YELLOW, transaction_text(transaction, *gas, *results))
         }
+        Event::Answered { request, answer, final_at, .. } => {
+            line(Some(*request), "answered", GREEN, format!("{answer}; can be challenged until unix second {final_at}"))
+        }
         Event::Delivered { request, success: true, gas, stored } => {
             line(Some(*request), "delivered", GREEN, format!("the contract holds: {stored} ({} gas)", grouped(*gas)))
         }
@@ -463,7 +477,7 @@ pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -515,6 +529,12 @@ mod tests {
             },
             Event::Signed { request, signer: operator },
             Event::Posted { request, transaction, gas: 61_000, results: 3 },
+            Event::Answered {
+                request,
+                output: vec![0, 0, 0, 1].into(),
+                answer: "1, 99.9 % sure".into(),
+                final_at: 1_800_000_000,
+            },
             Event::Delivered { request, success: true, gas: 30_000, stored: "digit 1".into() },
             Event::Delivered { request, success: false, gas: 200_000, stored: String::new() },
             Event::WindowPassed { request, seconds: 5 },

@@ -113,6 +113,11 @@ impl Schema {
         (numbers.len() == self.attributes.len()).then(|| Applicant { values: numbers.to_vec(), assumed: Vec::new() })
     }
 
+    /// The keys, in the order in which the model reads them.
+    pub fn keys(&self) -> Vec<&str> {
+        self.attributes.iter().map(|attribute| attribute.key.as_str()).collect()
+    }
+
     /// The application in a few words: how much, for how long, for what.
     pub fn summary(&self, applicant: &Applicant) -> String {
         ["amount_dm", "duration_months", "purpose", "checking_account"]

@@ -371,7 +371,7 @@ mod tests {
             let bytes = png(width + 2, height + 2, Grayscale, |x, y| {
                 vec![if (1..=width).contains(&x) && (1..=height).contains(&y) { 200 } else { 10 }]
             });
-            assert!(digit(&bytes).iter().any(|pixel| *pixel == 255), "{width}x{height}");
+            assert!(digit(&bytes).contains(&255), "{width}x{height}");
         }
     }
 

@@ -1,0 +1,145 @@
+//! `candor status`: what the relayer has done, is doing and has at stake, from its database and the chain. Reads only; works beside a running
+//! relayer and without one.
+use super::{Context, Outcome};
+use crate::{
+    config::{Config, Needs},
+    demo::narrator::money,
+    store::{Step, Store},
+};
+use alloy::{primitives::U256, providers::Provider};
+use clap::Args;
+use serde_json::{Value, json};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What `candor status` is told.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// How many of the latest requests to show
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    requests: u32,
+}
+
+const STEPS: [Step; 9] = [
+    Step::Seen,
+    Step::Inferred,
+    Step::Signed,
+    Step::Posting,
+    Step::Posted,
+    Step::Disputed,
+    Step::Finalizing,
+    Step::Finalized,
+    Step::Dropped,
+];
+
+pub(super) async fn status(context: &Context, args: &StatusArgs) -> anyhow::Result<Outcome> {
+    context.log_quietly()?;
+    let config = context.config(Needs::Chain)?;
+    let path = &config.store.path;
+    if path.exists() {
+        of_store(context, &config, args).await?;
+    } else {
+        let path = path.display();
+        context.say(
+            || format!("database   {path} is not there: no relayer has run with this configuration"),
+            || json!({ "event": "store", "path": config.store.path, "exists": false }),
+        )?;
+    }
+    // The chain may be down; what is known here was worth saying all the same.
+    of_chain(context, &config).await?;
+    Ok(Outcome::Done)
+}
+
+async fn of_store(context: &Context, config: &Config, args: &StatusArgs) -> anyhow::Result<()> {
+    let store = Store::open_read_only(&config.store.path).await?;
+    let counts = store.counts().await?;
+    let earned = store.earned().await?;
+    let day_ago =
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_secs(86_400));
+    let spent = store.spent_since(i64::try_from(day_ago.as_millis()).unwrap_or(i64::MAX)).await?;
+    let next_block = store.next_block().await?;
+    let unresolved = store.unresolved().await?;
+    context.say(
+        || {
+            let shown: Vec<String> = STEPS
+                .iter()
+                .filter(|step| counts.of(**step) > 0)
+                .map(|step| format!("{} {step}", counts.of(*step)))
+                .collect();
+            let requests = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+            let mut text = format!("database   {}, read up to block {}", config.store.path.display(), next_block.saturating_sub(1));
+            text += &format!("\nrequests   {requests}");
+            text += &format!("\nearned     {}; {} spent on gas in 24 hours, of at most {}", money(earned), money(spent), config.gas.daily_cap);
+            for sent in &unresolved {
+                text += &format!("\nin flight  {} with nonce {}, tx {}", sent.purpose, sent.nonce, sent.hash);
+            }
+            text
+        },
+        || {
+            let steps: serde_json::Map<String, Value> =
+                STEPS.iter().map(|step| (step.name().to_owned(), counts.of(*step).into())).collect();
+            json!({
+                "event": "store", "path": config.store.path, "exists": true, "next_block": next_block, "requests": steps,
+                "earned": earned.to_string(), "spent_24h": spent.to_string(),
+                "in_flight": unresolved.iter().map(|sent| json!({ "purpose": sent.purpose.name(), "nonce": sent.nonce, "transaction": sent.hash })).collect::<Vec<_>>(),
+            })
+        },
+    )?;
+    for row in store.recent(args.requests).await? {
+        context.say(
+            || {
+                let mut text = format!("  {:>6}  {:<10}  {}  {}", row.id().to_string(), row.step.name(), row.request.model.short(), money(U256::from(row.request.fee)));
+                if let Some(paid) = row.paid {
+                    text += &format!(", paid {}", money(paid));
+                }
+                if let Some(reason) = &row.reason {
+                    text += &format!(": {reason}");
+                }
+                text
+            },
+            || {
+                json!({
+                    "event": "request", "request": row.id(), "attempt": row.request.attempt, "step": row.step.name(), "model": row.request.model,
+                    "fee": row.request.fee.to_string(), "paid": row.paid.map(|paid| paid.to_string()), "reason": row.reason, "final_at": row.final_at,
+                })
+            },
+        )?;
+    }
+    Ok(())
+}
+
+async fn of_chain(context: &Context, config: &Config) -> anyhow::Result<()> {
+    let client = context.client(config).await?;
+    let head = client.provider().get_block_number().await?;
+    let count = client.request_count().await?;
+    context.say(
+        || format!("chain      {}, block {head}; the oracle has taken {count} requests", client.chain_id),
+        || json!({ "event": "chain", "chain_id": client.chain_id, "block": head, "requests": count }),
+    )?;
+    if config.operator.is_none() {
+        return context
+            .say(|| "operator   none: only watching".to_owned(), || json!({ "event": "operator", "operator": null }));
+    }
+    let operator = context.account(config)?.address();
+    let (stake, unbonding, locked) = client.stake(operator).await?;
+    let credit = client.credit(operator).await?;
+    let balance = client.provider().get_balance(operator).await?;
+    let free = stake.saturating_sub(unbonding).saturating_sub(locked);
+    context.say(
+        || {
+            format!(
+                "operator   {operator}: {} at stake, {} of it locked, {} free; {} earned and not yet paid out; {} for gas",
+                money(stake),
+                money(locked),
+                money(free),
+                money(credit),
+                money(balance)
+            )
+        },
+        || {
+            json!({
+                "event": "operator", "operator": operator, "stake": stake.to_string(), "locked": locked.to_string(), "free": free.to_string(),
+                "credit": credit.to_string(), "balance": balance.to_string(),
+            })
+        },
+    )
+}
