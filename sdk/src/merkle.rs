@@ -1,4 +1,4 @@
-//! Binary Merkle trees over keccak-256, with a domain byte before everything that is hashed (rules P-40 to P-45 of
+//! Binary Merkle trees over keccak-256, with a domain byte before everything that is hashed (rules P-44 to P-47 of
 //! `docs/program.md`).
 //!
 //! ```text
@@ -16,6 +16,8 @@
 //! - [`verify`] checks a path.
 
 use alloy_primitives::{B256, Keccak256};
+
+mod lanes;
 
 /// What is being hashed. The byte comes first in the preimage, so that no hash of one kind is a hash of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,29 +95,72 @@ pub fn verify(root: &B256, leaf: &B256, index: u64, count: u64, path: &[B256]) -
     index < count && path.len() == depth(count) && fold(leaf, index, path) == *root
 }
 
-/// Computes a root from leaves given one by one, keeping one hash per level.
+/// Hashes leaves, several at a time where their lengths agree, and hands over the hashes in order.
+pub fn hash_leaves<'a>(domain: Domain, leaves: impl IntoIterator<Item = &'a [u8]>, mut visit: impl FnMut(B256)) {
+    let mut leaves = leaves.into_iter();
+    let mut window: Vec<(usize, &[u8])> = Vec::with_capacity(WINDOW);
+    let mut hashes = Vec::with_capacity(WINDOW);
+    loop {
+        window.clear();
+        window.extend(leaves.by_ref().take(WINDOW).enumerate());
+        if window.is_empty() {
+            return;
+        }
+        // Most leaves are full and the others are all as long as a row leaves them: two runs of equal length.
+        window.sort_by_key(|(_, leaf)| leaf.len());
+        hashes.clear();
+        hashes.resize(window.len(), ABSENT);
+        for run in window.chunk_by(|a, b| a.1.len() == b.1.len()) {
+            let messages: Vec<&[u8]> = run.iter().map(|(_, leaf)| *leaf).collect();
+            let mut places = run.iter().map(|(place, _)| *place);
+            lanes::hash_all(domain, &messages, |hash| {
+                if let Some(place) = places.next() {
+                    hashes[place] = hash;
+                }
+            });
+        }
+        hashes.iter().copied().for_each(&mut visit);
+    }
+}
+
+/// Leaves that are looked at together; a multiple of any number of lanes.
+const WINDOW: usize = 128;
+
+/// The level above `nodes`.
+fn parents(nodes: &[[u8; 32]]) -> Vec<[u8; 32]> {
+    let mut parents = Vec::with_capacity(nodes.len().div_ceil(2));
+    let (pairs, odd) = nodes.as_chunks::<2>();
+    let messages: Vec<&[u8]> = pairs.iter().map(|pair| pair.as_flattened()).collect();
+    lanes::hash_all(Domain::Inner, &messages, |hash| parents.push(hash.0));
+    parents.extend(odd.iter().map(|last| inner(&B256::new(*last), &ABSENT).0));
+    parents
+}
+
+/// Level of the subtrees that an accumulator hashes as a whole.
+const BATCH_LEVEL: usize = 6;
+
+/// Computes a root from leaves given one by one, in memory that grows with the logarithm of their number.
 #[derive(Clone, Debug, Default)]
 pub struct Accumulator {
     /// `pending[level]` is a complete subtree of `2^level` leaves that waits for its right neighbour.
     pending: Vec<Option<B256>>,
+    /// The last leaves, fewer than make a subtree of the batch level.
+    batch: Vec<[u8; 32]>,
     count: u64,
 }
 
 impl Accumulator {
     /// Appends a leaf hash.
     pub fn push(&mut self, leaf: B256) {
-        let mut node = leaf;
         self.count += 1;
-        for slot in &mut self.pending {
-            match slot.take() {
-                Some(left) => node = inner(&left, &node),
-                None => {
-                    *slot = Some(node);
-                    return;
-                }
+        self.batch.push(leaf.0);
+        if self.batch.len() == 1 << BATCH_LEVEL {
+            let mut level = std::mem::take(&mut self.batch);
+            while level.len() > 1 {
+                level = parents(&level);
             }
+            carry(&mut self.pending, BATCH_LEVEL, B256::new(level[0]));
         }
-        self.pending.push(Some(node));
     }
 
     /// Leaves so far.
@@ -125,17 +170,36 @@ impl Accumulator {
 
     /// The root of the leaves so far.
     pub fn root(&self) -> B256 {
-        let mut carry: Option<B256> = None;
+        let mut pending = self.pending.clone();
+        self.batch.iter().for_each(|leaf| carry(&mut pending, 0, B256::new(*leaf)));
         let depth = depth(self.count);
-        for slot in &self.pending[..depth.min(self.pending.len())] {
-            carry = match (slot, carry) {
+        let mut node: Option<B256> = None;
+        for slot in &pending[..depth.min(pending.len())] {
+            node = match (slot, node) {
                 (Some(left), right) => Some(inner(left, &right.unwrap_or(ABSENT))),
                 (None, Some(left)) => Some(inner(&left, &ABSENT)),
                 (None, None) => None,
             };
         }
-        carry.or_else(|| self.pending.get(depth).copied().flatten()).unwrap_or(ABSENT)
+        node.or_else(|| pending.get(depth).copied().flatten()).unwrap_or(ABSENT)
     }
+}
+
+/// Adds a complete subtree of `2^level` leaves, whose left neighbours are all there.
+fn carry(pending: &mut Vec<Option<B256>>, level: usize, mut node: B256) {
+    if pending.len() < level {
+        pending.resize(level, None);
+    }
+    for slot in &mut pending[level..] {
+        match slot.take() {
+            Some(left) => node = inner(&left, &node),
+            None => {
+                *slot = Some(node);
+                return;
+            }
+        }
+    }
+    pending.push(Some(node));
 }
 
 impl Extend<B256> for Accumulator {
@@ -154,10 +218,11 @@ pub struct Tree {
 impl Tree {
     /// The tree over `leaves`.
     pub fn new(leaves: Vec<B256>) -> Self {
+        let mut level: Vec<[u8; 32]> = leaves.iter().map(|leaf| leaf.0).collect();
         let mut levels = vec![leaves];
-        while let Some(below) = levels.last().filter(|level| level.len() > 1) {
-            let above = below.chunks(2).map(|pair| inner(&pair[0], pair.get(1).unwrap_or(&ABSENT))).collect();
-            levels.push(above);
+        while level.len() > 1 {
+            level = parents(&level);
+            levels.push(level.iter().map(|node| B256::new(*node)).collect());
         }
         Self { levels }
     }
@@ -236,7 +301,7 @@ mod tests {
 
     #[test]
     fn stream_and_tree_agree_and_every_path_verifies() {
-        for n in 0..70 {
+        for n in (0..70).chain([127, 128, 129, 191, 192, 200, 256, 257]) {
             let leaves = leaves(n);
             let tree = Tree::new(leaves.clone());
             let mut stream = Accumulator::default();

@@ -1,4 +1,4 @@
-//! The one byte encoding of a node (rules P-30 to P-39): 32-byte big-endian words, so that Solidity reads a field with
+//! The one byte encoding of a node (rules P-40 to P-43): 32-byte big-endian words, so that Solidity reads a field with
 //! one `calldataload`.
 //!
 //! ```text

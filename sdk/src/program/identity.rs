@@ -14,7 +14,7 @@ use super::{LEAF, Limits, Model, Program, WeightTensor, WeightType, Weights};
 use crate::{
     arithmetic::ARITHMETIC_VERSION,
     ids::ModelId,
-    merkle::{Accumulator, Domain, Tree, counted, hash, verify, word},
+    merkle::{Accumulator, Domain, Tree, counted, hash, hash_leaves, verify, word},
 };
 
 /// What a model id commits to. Mirrors `IModelRegistry.ModelDescriptor`.
@@ -163,7 +163,7 @@ impl TensorDescriptor {
     /// Hashes a tensor.
     pub fn new(tensor: &WeightTensor) -> Self {
         let mut tree = Accumulator::default();
-        tree.extend(leaves(tensor));
+        for_each_leaf(tensor, |leaf| tree.push(leaf));
         Self::with_root(tensor, tree.root())
     }
 
@@ -191,10 +191,10 @@ impl TensorDescriptor {
     }
 }
 
-fn leaves(tensor: &WeightTensor) -> impl Iterator<Item = B256> + '_ {
-    (0..tensor.rows()).flat_map(move |row| {
-        (0..tensor.leaves_per_row()).map(move |leaf| hash(Domain::WeightLeaf, &[tensor.leaf(row, leaf)]))
-    })
+fn for_each_leaf(tensor: &WeightTensor, visit: impl FnMut(B256)) {
+    let rows = 0..tensor.rows();
+    let leaves = rows.flat_map(|row| (0..tensor.leaves_per_row()).map(move |leaf| tensor.leaf(row, leaf)));
+    hash_leaves(Domain::WeightLeaf, leaves, visit);
 }
 
 /// The tree over a model's tensors.
@@ -233,7 +233,9 @@ impl WeightsTree {
         if row as usize >= tensor.rows() || leaf as usize >= tensor.leaves_per_row() {
             return None;
         }
-        let tree = Tree::new(leaves(tensor).collect());
+        let mut leaves = Vec::new();
+        for_each_leaf(tensor, |leaf| leaves.push(leaf));
+        let tree = Tree::new(leaves);
         let position = u64::from(row) * tensor.leaves_per_row() as u64 + u64::from(leaf);
         Some(WeightOpening {
             index,

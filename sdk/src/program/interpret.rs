@@ -121,6 +121,38 @@ impl<'a> Interpreter<'a> {
         Ok((symbols, failed))
     }
 
+    /// Computes one node again from the tensors before it: a second opinion on a disputed node.
+    ///
+    /// # Errors
+    /// If there is no such node, a tensor before it is missing, or the model is not sound for these symbols.
+    pub fn recompute(
+        &self,
+        request: &Request,
+        symbols: Symbols,
+        tensors: &[Tensor],
+        node: u32,
+    ) -> Result<Tensor, RunError> {
+        let bound = self.model.bind(symbols)?;
+        let tensors: Vec<Option<Tensor>> = tensors.iter().cloned().map(Some).collect();
+        let tokens = match (node, tensors.first()) {
+            // The claimed sequence is node 0 itself.
+            (0, Some(Some(input))) => input.u32().map(<[u32]>::to_vec).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let Some(description) = self.model.program.nodes.get(node as usize) else {
+            return Err(ModelError::Graph(format!("no node {node}")).into());
+        };
+        let kernels = Kernels {
+            model: self.model,
+            request,
+            symbols: &symbols,
+            bound: &bound,
+            tensors: &tensors,
+            tokens: &tokens,
+        };
+        kernels.evaluate(node as usize, description)
+    }
+
     /// The tokens the program generates for a request, one run of the graph for each; none if it does not generate.
     ///
     /// # Errors

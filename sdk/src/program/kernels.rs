@@ -304,9 +304,16 @@ impl<'a> Kernels<'a> {
                 });
                 integers(sums.collect())
             }
-            (Op::Detokenise, [tokens, _]) => {
-                let entries = (0..tokens.rows()).map(|r| self.entry(index, r, tokens.bits(r, 0)));
-                let text = entries.collect::<Result<Vec<_>, _>>()?.concat();
+            (Op::Detokenise, [tokens, ends]) => {
+                let mut text = Vec::with_capacity(cols);
+                for r in 0..tokens.rows() {
+                    let entry = self.entry(index, r, tokens.bits(r, 0))?;
+                    let start = if r == 0 { 0 } else { ends.bits(r - 1, 0) as usize };
+                    // Byte `k` is byte `k - start` of the entry it lies in; `ends` is the running sum of the lengths.
+                    let bytes = (start..(ends.bits(r, 0) as usize).min(cols)).map(|k| entry.get(k - start).copied());
+                    text.extend(bytes.map(Option::unwrap_or_default));
+                }
+                text.resize(cols, 0);
                 Ok(Tensor::new(1, cols, TensorData::U8(text)))
             }
             (Op::Encode(kind), [x]) => {

@@ -151,11 +151,10 @@ impl Tensor {
         self.rows as u64 * self.leaves_per_row() as u64
     }
 
-    /// The bytes of leaf `leaf` of row `row`, which must exist: its elements, little-endian. Reuses `bytes`.
+    /// Appends the bytes of leaf `leaf` of row `row`, which must exist: its elements, little-endian.
     pub fn write_leaf(&self, row: usize, leaf: usize, bytes: &mut Vec<u8>) {
         let start = row * self.cols + LEAF * leaf;
         let range = start..start + LEAF.min(self.cols - LEAF * leaf);
-        bytes.clear();
         match &self.data {
             TensorData::F32(x) => bytes.extend(x[range].iter().flat_map(|x| x.to_le_bytes())),
             TensorData::U32(x) => bytes.extend(x[range].iter().flat_map(|x| x.to_le_bytes())),

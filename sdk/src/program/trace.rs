@@ -7,7 +7,7 @@ use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
 use super::{Symbols, Tensor};
-use crate::merkle::{Accumulator, Domain, Tree, hash, verify, word};
+use crate::merkle::{Accumulator, Domain, Tree, hash, hash_leaves, verify, word};
 
 /// The root over the leaves of one tensor. A tensor without elements has the absent root.
 pub fn tensor_root(tensor: &Tensor) -> B256 {
@@ -24,12 +24,21 @@ pub fn tensor_tree(tensor: &Tensor) -> Tree {
 }
 
 fn for_each_leaf(tensor: &Tensor, mut visit: impl FnMut(B256)) {
-    let mut bytes = Vec::new();
-    for row in 0..tensor.rows() {
-        for leaf in 0..tensor.leaves_per_row() {
-            tensor.write_leaf(row, leaf, &mut bytes);
-            visit(hash(Domain::TraceLeaf, &[&bytes]));
+    // As many rows at a time as make it worth while to hash several leaves at once.
+    let rows_at_once = 128usize.div_ceil(tensor.leaves_per_row().max(1));
+    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+    for first in (0..tensor.rows()).step_by(rows_at_once) {
+        bytes.clear();
+        ends.clear();
+        for row in first..(first + rows_at_once).min(tensor.rows()) {
+            for leaf in 0..tensor.leaves_per_row() {
+                tensor.write_leaf(row, leaf, &mut bytes);
+                ends.push(bytes.len());
+            }
         }
+        let starts = [0].iter().chain(&ends);
+        let leaves = starts.zip(&ends).map(|(&start, &end)| &bytes[start..end]);
+        hash_leaves(Domain::TraceLeaf, leaves, &mut visit);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Shapes for given symbols, and the refusal of graphs that must not be run (rules P-20 to P-29).
+//! Shapes for given symbols, and the refusal of graphs that must not be run (rules P-20 to P-26).
 //!
 //! [`Model::bind`] fixes the symbols and checks every node against its operands; nothing downstream has to check a
 //! shape again. [`Model::validate`] adds what does not depend on symbols and binds at the corners of what the limits

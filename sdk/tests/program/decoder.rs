@@ -159,6 +159,13 @@ proptest! {
                 Err(_) => false,
             };
             prop_assert!(expected, "{:?}", result.err());
+            if let Ok(run) = result {
+                let bound = model.bind(run.symbols).expect("bound before");
+                for (node, tensor) in run.tensors.iter().enumerate().filter(|(_, tensor)| tensor.cols() > 0) {
+                    let step = model.step(&bound, &run.tensors, node as u32, tensor.rows() - 1, tensor.cols() - 1);
+                    prop_assert!(step.is_some(), "node {node} of a run has a step");
+                }
+            }
         }
     }
 }

@@ -7,4 +7,5 @@ mod malformed;
 mod models;
 mod openings;
 mod operations;
+mod steps;
 mod vectors;

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 
 use candor_sdk::{
     merkle::{Domain, Tree, hash},
-    program::{Model, Request, TraceBuilder, WeightsTree, tensor_root},
+    program::{BinaryFunction, Model, Request, TraceBuilder, UnaryFunction, WeightsTree, tensor_root},
 };
 use serde_json::{Map, Value, json};
 
@@ -186,5 +186,44 @@ fn model_vector(name: &str, model: &Model, request: &Request) -> Value {
 fn programs() {
     for (name, model, request) in models::all() {
         golden(&format!("program_{name}.json"), model_vector(name, &model, &request));
+    }
+}
+
+/// The tables of the document are those of the code.
+#[test]
+fn the_document_names_the_same_codes() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/program.md");
+    let text = fs::read_to_string(path).expect("docs/program.md");
+    // Rows of the table of operations: two hexadecimal digits, then the name with its attributes.
+    let mut documented = std::collections::BTreeMap::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let mut cells = line.split(" | ");
+        let (Some(code), Some(name)) = (cells.next(), cells.next()) else { continue };
+        if let (Ok(code), Some(name), 2..) = (u8::from_str_radix(code, 16), name.split('(').next(), cells.count()) {
+            documented.insert(name.to_string(), code);
+        }
+    }
+    let models = models::all();
+    let nodes = models.iter().flat_map(|(_, model, _)| &model.program.nodes);
+    let coded: std::collections::BTreeMap<String, u8> =
+        nodes.map(|node| (node.op.name().to_string(), node.op.code())).collect();
+    assert_eq!(documented, coded);
+
+    let functions = text.replace('\n', " ");
+    for (code, function) in UnaryFunction::ALL.iter().enumerate() {
+        let name = match function {
+            UnaryFunction::GeluErf => "gelu by erf".to_string(),
+            UnaryFunction::GeluTanh => "gelu by tanh".to_string(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        assert!(functions.contains(&format!("{code} {name}")), "{code} {name}");
+    }
+    for (code, function) in BinaryFunction::ALL.iter().enumerate() {
+        let name = match function {
+            BinaryFunction::ExpSub => "`exp(sub(x, y))`".to_string(),
+            BinaryFunction::LessEqual => "less or equal".to_string(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        assert!(functions.contains(&format!("{code} {name}")), "{code} {name}");
     }
 }
