@@ -6,7 +6,8 @@
 
 use candle_core::{Device as CandleDevice, Tensor};
 use candor_relayer::engine::kernels::elementwise::Epilogue;
-use candor_relayer::engine::kernels::{Isa, Weight, gemm};
+use candor_relayer::engine::kernels::gemm::{self, Activations};
+use candor_relayer::engine::kernels::{Isa, Weight};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
 use half::{bf16, f16};
 use std::hint::black_box;
@@ -74,7 +75,18 @@ fn linear<W: Weight + candle_core::WithDType>(
     let theirs_w = Tensor::from_vec(w, (n, k), &cpu).and_then(|w| w.t()).expect("a tensor");
     paired(
         &name,
-        || gemm::linear(Isa::best(), &x, &packed, m, k, n, &Epilogue::default(), black_box(&mut out)),
+        || {
+            gemm::linear(
+                Isa::best(),
+                Activations::Dense(&x),
+                &packed,
+                m,
+                k,
+                n,
+                &Epilogue::default(),
+                black_box(&mut out),
+            )
+        },
         || drop(black_box(theirs_x.matmul(&theirs_w).expect("a product"))),
     );
 }

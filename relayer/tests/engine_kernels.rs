@@ -3,7 +3,9 @@
 mod engine_common;
 
 use candor_relayer::engine::kernels::elementwise::{self, Epilogue};
-use candor_relayer::engine::kernels::{Isa, Weight, gemm, isa, rows};
+use candor_relayer::engine::kernels::gemm::{self, Activations};
+use candor_relayer::engine::kernels::rows::{self, Reduction};
+use candor_relayer::engine::kernels::{Isa, Weight, isa};
 use candor_sdk::arithmetic::{contraction, functions, reduction, scalar};
 use candor_sdk::program::{BinaryFunction, UnaryFunction};
 use engine_common::{Random, assert_same_bits, pool};
@@ -20,7 +22,7 @@ fn check_linear<W: Weight>(x: &[f32], w: &[W], m: usize, k: usize, n: usize, wha
     let packed = gemm::pack(w, n, k);
     for &isa in Isa::available() {
         let mut got = vec![7.0; m * n];
-        gemm::linear(isa, x, &packed, m, k, n, &Epilogue::default(), &mut got);
+        gemm::linear(isa, Activations::Dense(x), &packed, m, k, n, &Epilogue::default(), &mut got);
         assert_same_bits(&got, &want, &format!("{what} {} {m} x {k} x {n}", isa.name()));
     }
 }
@@ -95,7 +97,7 @@ fn a_row_does_not_depend_on_its_batch() {
     for &isa in Isa::available() {
         for m in 1..=64 {
             let mut got = vec![0.0; m * n];
-            gemm::linear(isa, &x[..m * k], &packed, m, k, n, &Epilogue::default(), &mut got);
+            gemm::linear(isa, Activations::Dense(&x[..m * k]), &packed, m, k, n, &Epilogue::default(), &mut got);
             assert_same_bits(&got, &want[..m * n], &format!("{} batch {m}", isa.name()));
         }
     }
@@ -112,7 +114,7 @@ fn threads_change_nothing() {
             pool(threads).install(|| {
                 let packed = gemm::pack(&w, n, k);
                 let mut got = vec![0.0; m * n];
-                gemm::linear(Isa::best(), &x, &packed, m, k, n, &Epilogue::default(), &mut got);
+                gemm::linear(Isa::best(), Activations::Dense(&x), &packed, m, k, n, &Epilogue::default(), &mut got);
                 assert_same_bits(&got, &want, &format!("{threads} threads {m} x {k} x {n}"));
             });
         }
@@ -138,7 +140,7 @@ fn an_epilogue_is_the_nodes_it_stands_for() {
         for &isa in Isa::available() {
             let mut got = vec![0.0; m * n];
             let epilogue = Epilogue { bias: Some(&bias), unary };
-            gemm::linear(isa, &x, &packed, m, k, n, &epilogue, &mut got);
+            gemm::linear(isa, Activations::Dense(&x), &packed, m, k, n, &epilogue, &mut got);
             assert_same_bits(&got, &want, &format!("{} {unary:?}", isa.name()));
         }
     }
@@ -247,13 +249,72 @@ fn binary_functions() {
 fn row_reductions() {
     let mut r = Random(8);
     let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
-    for len in (0..140).chain([1023, 1024, 1025, 1055, 1056, 2047, 2048, 3001, 5000]) {
+    for cols in (1..140).chain([1023, 1024, 1025, 1055, 1056, 2047, 2048, 3001, 5000]) {
         for element in kinds {
-            let x = r.vector(len, element);
+            let count = 1 + r.below(4);
+            let x = r.vector(count * cols, element);
+            for (reduction, reference) in [
+                (Reduction::Sum, reduction::sum as fn(&[f32]) -> f32),
+                (Reduction::SumSquares, reduction::sum_squares),
+                (Reduction::Max, reduction::maximum),
+            ] {
+                let want: Vec<f32> = x.chunks(cols).map(reference).collect();
+                for &isa in Isa::available() {
+                    let mut got = vec![7.0; count];
+                    rows::reduce_rows(isa, reduction, &x, cols, &mut got);
+                    assert_same_bits(&got, &want, &format!("{} {reduction:?} of {cols}", isa.name()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn functions_of_three() {
+    let mut r = Random(9);
+    let [x, y, z] = [0, 1, 2].map(|_| r.vector(4001, Random::edge));
+    for &isa in Isa::available() {
+        let mut got = vec![7.0; x.len()];
+        elementwise::mul_add(isa, &x, &y, &z, &mut got);
+        let want: Vec<f32> = (0..x.len()).map(|i| scalar::fma(x[i], y[i], z[i])).collect();
+        assert_same_bits(&got, &want, &format!("{} mul_add", isa.name()));
+        elementwise::select(isa, &x, &y, &z, &mut got);
+        let want: Vec<f32> = (0..x.len()).map(|i| if x[i] != 0.0 { y[i] } else { z[i] }).collect();
+        assert_same_bits(&got, &want, &format!("{} select", isa.name()));
+    }
+}
+
+/// Views read in place, with rows side by side and rows anywhere.
+#[test]
+fn windows_are_the_view_they_stand_for() {
+    let mut r = Random(10);
+    for (count, k, n, requests) in [(1, 1, 1, 1), (6, 9, 5, 3), (16, 75, 50, 2), (33, 150, 97, 4), (3, 300, 10, 1)] {
+        let stride = 600;
+        let data = r.vector(requests * stride, Random::edge);
+        let columns: Vec<u32> = (0..k).map(|_| r.below(200) as u32).collect();
+        let scattered: Vec<u32> = (0..count).map(|_| r.below(400) as u32).collect();
+        let beside: Vec<u32> = (0..count as u32).map(|i| 7 * (i / 5) + i % 5).collect();
+        for offsets in [&scattered, &beside] {
+            let view: Vec<f32> = (0..requests * count * k)
+                .map(|i| {
+                    let (row, c) = (i / k, i % k);
+                    data[row / count * stride + (offsets[row % count] + columns[c]) as usize]
+                })
+                .collect();
+            let m = requests * count;
+            let w: Vec<f16> = r.vector(n * k, Random::edge).into_iter().map(f16::from_f32).collect();
+            let want = reference_linear(&view, &w, m, k, n);
+            let packed = gemm::pack(&w, n, k);
             for &isa in Isa::available() {
-                let got = [rows::sum(isa, &x), rows::sum_squares(isa, &x), rows::maximum(isa, &x)];
-                let want = [reduction::sum(&x), reduction::sum_squares(&x), reduction::maximum(&x)];
-                assert_same_bits(&got, &want, &format!("{} row of {len}", isa.name()));
+                let x = Activations::Windows { data: &data, stride, rows: offsets, columns: &columns };
+                let mut got = vec![7.0; m * n];
+                gemm::linear(isa, x, &packed, m, k, n, &Epilogue::default(), &mut got);
+                assert_same_bits(&got, &want, &format!("{} windows {m} x {k} x {n}", isa.name()));
+
+                let want: Vec<f32> = view[..count * k].chunks(k).map(reduction::maximum).collect();
+                let mut got = vec![7.0; count];
+                rows::window_maxima(isa, &data[..stride], offsets, &columns, &mut got);
+                assert_same_bits(&got, &want, &format!("{} window maxima {count} x {k}", isa.name()));
             }
         }
     }

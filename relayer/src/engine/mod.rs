@@ -56,8 +56,9 @@ impl fmt::Display for Device {
     }
 }
 
-/// Activations of one pass, at most: larger batches are cut into several.
-const BATCH_BYTES: usize = 256 << 20;
+/// Activations of one pass: as many as stay in a core's cache, or as many bytes as there are weights to share between
+/// requests, but never more than this.
+const BATCH_BYTES: std::ops::RangeInclusive<usize> = 2 << 20..=256 << 20;
 /// Requests of one pass, at most.
 const BATCH_REQUESTS: usize = 256;
 /// Different request shapes whose tables are kept.
@@ -140,7 +141,9 @@ impl LoadedModel {
                     continue;
                 }
             };
-            let most = (BATCH_BYTES / shapes.bytes.max(1)).clamp(1, BATCH_REQUESTS);
+            let weights = usize::try_from(self.model.weights.byte_len()).unwrap_or(usize::MAX);
+            let bytes = weights.clamp(*BATCH_BYTES.start(), *BATCH_BYTES.end());
+            let most = (bytes / shapes.bytes.max(1)).clamp(1, BATCH_REQUESTS);
             for part in members.chunks(most) {
                 let inputs: Vec<&[u8]> = part.iter().map(|&index| batch[index].input.as_slice()).collect();
                 match self.pass(&shapes, &inputs) {

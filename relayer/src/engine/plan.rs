@@ -7,6 +7,8 @@ use candor_sdk::program::{Op, Operand, Program, UnaryFunction};
 pub(super) struct Step {
     /// The node whose operation and operands these are.
     pub(super) node: usize,
+    /// A view that the first operand is read through instead of being made.
+    pub(super) through: Option<usize>,
     /// A function applied to the result while it is in cache: that of node `yields`.
     pub(super) then: Option<UnaryFunction>,
     /// The node whose tensor results.
@@ -24,7 +26,13 @@ pub(super) struct Plan {
 impl Plan {
     /// Every node by itself and kept for whoever watches: what a trace needs.
     pub(super) fn traced(program: &Program) -> Self {
-        let steps = (0..program.nodes.len()).map(|node| Step { node, then: None, yields: node, release: Vec::new() });
+        let steps = (0..program.nodes.len()).map(|node| Step {
+            node,
+            through: None,
+            then: None,
+            yields: node,
+            release: Vec::new(),
+        });
         let mut plan = Self { steps: steps.collect() };
         plan.place_releases(program);
         plan
@@ -40,7 +48,19 @@ impl Plan {
             }
         }
         let mut steps: Vec<Step> = Vec::with_capacity(nodes.len());
+        // A view that only one contraction or maximum reads.
+        let reads_view = |index: usize| match (&nodes[index].op, nodes[index].inputs.first()) {
+            (Op::Linear | Op::RowMax { causal: 0 }, Some(Operand::Node(view))) => {
+                let view = *view as usize;
+                (readers[view] == 1 && matches!(nodes[view].op, Op::View(_))).then_some(view)
+            }
+            _ => None,
+        };
+        let through: Vec<Option<usize>> = (0..nodes.len()).map(reads_view).collect();
         for (index, node) in nodes.iter().enumerate() {
+            if through.contains(&Some(index)) {
+                continue;
+            }
             if let (Op::Unary(function), [Operand::Node(from)]) = (&node.op, node.inputs.as_slice()) {
                 let from = *from as usize;
                 let producer = steps.iter_mut().rfind(|step| step.yields == from);
@@ -54,7 +74,7 @@ impl Plan {
                     continue;
                 }
             }
-            steps.push(Step { node: index, then: None, yields: index, release: Vec::new() });
+            steps.push(Step { node: index, through: through[index], then: None, yields: index, release: Vec::new() });
         }
         let mut plan = Self { steps };
         plan.place_releases(program);
@@ -65,10 +85,11 @@ impl Plan {
         let last = program.nodes.len().saturating_sub(1);
         let mut seen = vec![false; program.nodes.len()];
         for step in self.steps.iter_mut().rev() {
-            for operand in &program.nodes[step.node].inputs {
+            let view = step.through.map_or([].as_slice(), |view| &program.nodes[view].inputs);
+            for operand in program.nodes[step.node].inputs.iter().chain(view) {
                 if let Operand::Node(node) = operand {
                     let node = *node as usize;
-                    if node != last && !std::mem::replace(&mut seen[node], true) {
+                    if Some(node) != step.through && node != last && !std::mem::replace(&mut seen[node], true) {
                         step.release.push(node);
                     }
                 }

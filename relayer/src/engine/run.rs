@@ -1,6 +1,6 @@
 //! Carries out a plan for a batch of requests that agree on all shapes.
 
-use super::kernels::Isa;
+use super::kernels::{Isa, rows::Reduction};
 use super::operands::Operands;
 use super::ops::{Extent, elementwise, index, linear, rows};
 use super::plan::{Plan, Step};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// The shapes of all nodes, and the tables of all views, for given symbols.
 pub(super) struct Shapes {
     pub(super) extents: Vec<Extent>,
-    maps: Vec<Option<Arc<index::IndexMap>>>,
+    maps: Vec<Option<index::IndexMap>>,
     /// Bytes of activations per request if nothing were released.
     pub(super) bytes: usize,
 }
@@ -40,7 +40,7 @@ impl Shapes {
         model: &Model,
         bound: &BoundProgram,
         extents: &[Extent],
-    ) -> std::result::Result<Vec<Option<Arc<index::IndexMap>>>, ModelError> {
+    ) -> std::result::Result<Vec<Option<index::IndexMap>>, ModelError> {
         let mut maps = Vec::with_capacity(extents.len());
         for (index, (node, shape)) in model.program.nodes.iter().zip(&bound.nodes).enumerate() {
             let (Some(view), [operand]) = (&shape.view, node.inputs.as_slice()) else {
@@ -63,7 +63,7 @@ impl Shapes {
                 field: "rows",
                 problem: "a view of 2^32 elements or more".to_string(),
             })?;
-            maps.push(Some(Arc::new(map)));
+            maps.push(Some(map));
         }
         Ok(maps)
     }
@@ -126,14 +126,14 @@ impl Run<'_> {
         tensors.pop().flatten().ok_or_else(|| Error::msg("a graph without nodes"))
     }
 
-    /// The operand at `position` of a step and its extent.
+    /// The operand at `position` of a node and its extent.
     fn operand<'t>(
         &'t self,
-        step: &Step,
+        node: usize,
         position: usize,
         tensors: &'t [Option<Tensor>],
     ) -> Result<(&'t Tensor, Extent)> {
-        let operand = self.model.program.nodes[step.node].inputs.get(position);
+        let operand = self.model.program.nodes[node].inputs.get(position);
         let found = match operand {
             Some(Operand::Node(node)) => {
                 tensors[*node as usize].as_ref().map(|tensor| (tensor, self.shapes.extents[*node as usize]))
@@ -142,24 +142,17 @@ impl Run<'_> {
             Some(Operand::Constant(bits)) => self.operands.constant(*bits).map(|tensor| (tensor, ONE)),
             None => None,
         };
-        found.ok_or_else(|| Error::msg(format!("node {} has no operand {position}", step.node)))
+        found.ok_or_else(|| Error::msg(format!("node {node} has no operand {position}")))
     }
 
     fn step(&self, step: &Step, inputs: &[&[u8]], tensors: &[Option<Tensor>]) -> Result<Tensor> {
         let node = &self.model.program.nodes[step.node];
         let out = self.shapes.extents[step.node];
         let batch = if out.shared { 1 } else { self.batch };
-        let operand = |position| self.operand(step, position, tensors);
+        let operand = |position| self.operand(step.node, position, tensors);
         match &node.op {
             Op::Input { kind, .. } => self.input(*kind, inputs, out),
-            Op::View(view) => {
-                let (x, source) = operand(0)?;
-                let map = self.shapes.maps[step.node].as_ref().ok_or_else(|| Error::msg("a view without a table"))?;
-                if map.is_identity() {
-                    return x.reshape((batch * out.rows, out.cols));
-                }
-                x.apply_op1_no_bwd(&index::View { map: map.clone(), fill: view.fill, batch, out, source })
-            }
+            Op::View(_) => self.view(step.node, operand(0)?),
             Op::Concat { axis } => {
                 let parts = (0..node.inputs.len())
                     .map(|i| {
@@ -206,21 +199,31 @@ impl Run<'_> {
             Op::Select => self.ternary(elementwise::TernaryFunction::Select, step, tensors),
             Op::MulAdd => self.ternary(elementwise::TernaryFunction::MulAdd, step, tensors),
             Op::Linear => {
-                let (x, extent) = operand(0)?;
+                let (x, windows) = self.seen(step, tensors)?;
                 let packed = match node.inputs.get(1) {
                     Some(Operand::Weight(weight)) => self.operands.packed(*weight),
                     _ => None,
                 };
                 let packed = packed.ok_or_else(|| Error::msg("Linear reads a weight"))?;
-                let op = linear::Linear { isa: self.isa, k: extent.cols, n: out.cols, then: step.then };
+                let k = packed.dim(1)?;
+                let op = linear::Linear { isa: self.isa, k, n: out.cols, then: step.then, windows };
                 match node.inputs.get(2) {
                     Some(_) => x.apply_op3_no_bwd(packed, operand(2)?.0, &op),
                     None => x.apply_op2_no_bwd(packed, &op),
                 }
             }
-            Op::RowSum { causal } => self.reduce(rows::Reduction::Sum, *causal, operand(0)?),
-            Op::RowSumSquares => self.reduce(rows::Reduction::SumSquares, 0, operand(0)?),
-            Op::RowMax { causal } => self.reduce(rows::Reduction::Max, *causal, operand(0)?),
+            Op::RowSum { causal } => self.reduce(Reduction::Sum, *causal, operand(0)?),
+            Op::RowSumSquares => self.reduce(Reduction::SumSquares, 0, operand(0)?),
+            Op::RowMax { causal: 0 } => match self.seen(step, tensors)? {
+                (x, None) => {
+                    let (rows, cols) = x.dims2()?;
+                    self.reduce(Reduction::Max, 0, (&x, Extent { shared: out.shared, rows, cols }))
+                }
+                (x, Some((windows, stride))) => {
+                    x.apply_op1_no_bwd(&rows::WindowMax { isa: self.isa, windows, batch, stride })
+                }
+            },
+            Op::RowMax { causal } => self.reduce(Reduction::Max, *causal, operand(0)?),
             Op::Argmax => {
                 let (x, extent) = operand(0)?;
                 x.apply_op1_no_bwd(&rows::Argmax { cols: extent.cols })
@@ -230,20 +233,44 @@ impl Run<'_> {
         }
     }
 
+    /// The tensor of a view node.
+    fn view(&self, index: usize, (x, source): (&Tensor, Extent)) -> Result<Tensor> {
+        let out = self.shapes.extents[index];
+        let batch = if out.shared { 1 } else { self.batch };
+        match (&self.model.program.nodes[index].op, &self.shapes.maps[index]) {
+            (Op::View(_), Some(index::IndexMap::Identity)) => x.reshape((batch * out.rows, out.cols)),
+            (Op::View(view), Some(map)) => {
+                x.apply_op1_no_bwd(&index::View { map: map.clone(), fill: view.fill, batch, out, source })
+            }
+            _ => Err(Error::msg(format!("node {index} is no view"))),
+        }
+    }
+
+    /// The first operand of a step that may be read through a view: the tensor, and the view with the tensor's elements
+    /// per request if that is how to read it.
+    fn seen(&self, step: &Step, tensors: &[Option<Tensor>]) -> Result<(Tensor, Option<index::Seen>)> {
+        let Some(view) = step.through else { return Ok((self.operand(step.node, 0, tensors)?.0.clone(), None)) };
+        let (x, source) = self.operand(view, 0, tensors)?;
+        match &self.shapes.maps[view] {
+            Some(index::IndexMap::Windows(windows)) => Ok((x.clone(), Some((windows.clone(), source.len())))),
+            _ => Ok((self.view(view, (x, source))?, None)),
+        }
+    }
+
     fn ternary(
         &self,
         function: elementwise::TernaryFunction,
         step: &Step,
         tensors: &[Option<Tensor>],
     ) -> Result<Tensor> {
-        let operand = |position| self.operand(step, position, tensors);
+        let operand = |position| self.operand(step.node, position, tensors);
         let ((x, a), (y, b), (z, c)) = (operand(0)?, operand(1)?, operand(2)?);
         let out = self.shapes.extents[step.node];
         let batch = if out.shared { 1 } else { self.batch };
         x.apply_op3_no_bwd(y, z, &elementwise::Ternary { isa: self.isa, function, batch, out, operands: [a, b, c] })
     }
 
-    fn reduce(&self, reduction: rows::Reduction, causal: u32, (x, extent): (&Tensor, Extent)) -> Result<Tensor> {
+    fn reduce(&self, reduction: Reduction, causal: u32, (x, extent): (&Tensor, Extent)) -> Result<Tensor> {
         x.apply_op1_no_bwd(&rows::Reduce { isa: self.isa, reduction, causal, x: extent })
     }
 

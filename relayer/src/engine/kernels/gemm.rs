@@ -10,9 +10,10 @@
 
 use super::elementwise::Epilogue;
 use super::isa::{Isa, default_float_mode};
-use super::tiles::{self, Tile, Weight};
+use super::tiles::{self, MAX_ROWS, Tile, Weight};
 use candor_sdk::arithmetic::contraction::BLOCK;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Outputs per packed panel.
 pub const PANEL: usize = 48;
@@ -20,8 +21,8 @@ pub const PANEL: usize = 48;
 /// Most rows of one task: its accumulators (24 KiB) and one block of a panel (24 KiB) stay close to the core.
 const TASK_ROWS: usize = 128;
 
-/// Multiply-adds worth a task of their own; below this, waking another thread costs more than it saves.
-const TASK_WORK: usize = 1 << 16;
+/// Nanoseconds worth a task of their own; less, and waking another thread costs more than it saves.
+const TASK_NANOSECONDS: usize = 15_000;
 
 /// Number of elements of a packed matrix of `n` rows (outputs) and `k` columns.
 pub fn packed_len(n: usize, k: usize) -> usize {
@@ -66,15 +67,59 @@ impl Output {
     }
 }
 
-/// `out[m][n] = epilogue(dot(x[m], w[n]))` for `x` of `m x k`, packed weights of `n x k` and `out` of `m x n`, on the
-/// current rayon pool.
+/// The rows that meet the weights.
+#[derive(Clone, Copy, Debug)]
+pub enum Activations<'a> {
+    /// `[m][k]`
+    Dense(&'a [f32]),
+    /// A view that is read in place, the windows of a convolution for one: with `q = i / rows.len()` and
+    /// `r = i % rows.len()`, element `j` of row `i` is `data[q * stride + rows[r] + columns[j]]`.
+    Windows {
+        /// The source.
+        data: &'a [f32],
+        /// From the source of one request to that of the next.
+        stride: usize,
+        /// Where a row begins.
+        rows: &'a [u32],
+        /// Where an element lies from there.
+        columns: &'a [u32],
+    },
+}
+
+impl Activations<'_> {
+    /// Panics unless all `m * k` elements exist.
+    fn check(&self, m: usize, k: usize) {
+        match *self {
+            Self::Dense(x) => assert_eq!(x.len(), m * k, "activations of {m} x {k}"),
+            Self::Windows { data, stride, rows, columns } => {
+                assert!(columns.len() == k && m.is_multiple_of(rows.len()), "windows of {m} x {k}");
+                let last = |offsets: &[u32]| offsets.iter().max().map_or(0, |&offset| offset as usize);
+                let end = (m / rows.len()).saturating_sub(1) * stride + last(rows) + last(columns);
+                assert!(m == 0 || k == 0 || end < data.len(), "windows within their source");
+            }
+        }
+    }
+
+    /// Where row `i < m` begins.
+    fn row(&self, i: usize, k: usize) -> *const f32 {
+        match *self {
+            Self::Dense(x) => x[i * k..].as_ptr(),
+            Self::Windows { data, stride, rows, .. } => {
+                data[i / rows.len() * stride + rows[i % rows.len()] as usize..].as_ptr()
+            }
+        }
+    }
+}
+
+/// `out[m][n] = epilogue(dot(x[m], w[n]))` for activations of `m x k`, packed weights of `n x k` and `out` of `m x n`, on
+/// the current rayon pool.
 ///
 /// # Panics
 /// When a slice has not the length that `m`, `k` and `n` say, or the machine lacks `isa`.
 #[allow(clippy::too_many_arguments)] // a matrix product has this many
 pub fn linear<W: Weight>(
     isa: Isa,
-    x: &[f32],
+    x: Activations<'_>,
     packed: &[W],
     m: usize,
     k: usize,
@@ -83,7 +128,7 @@ pub fn linear<W: Weight>(
     out: &mut [f32],
 ) {
     assert!(isa.is_available(), "{} is not available on this machine", isa.name());
-    assert_eq!(x.len(), m * k, "activations of {m} x {k}");
+    x.check(m, k);
     assert_eq!(packed.len(), packed_len(n, k), "packed weights of {n} x {k}");
     assert_eq!(out.len(), m * n, "output of {m} x {n}");
     epilogue.check(n);
@@ -108,26 +153,26 @@ pub fn linear<W: Weight>(
         default_float_mode();
         let first_panel = index / bands * width;
         let first_row = index % bands * task_rows;
-        let rows = task_rows.min(m - first_row);
+        let rows = first_row..m.min(first_row + task_rows);
         let width = width.min(panels - first_panel);
         let panel_len = PANEL * k;
         let weights = &packed[first_panel * panel_len..(first_panel + width) * panel_len];
         let mut acc = [0f32; TASK_ROWS * PANEL];
-        contract(isa, &x[first_row * k..(first_row + rows) * k], weights, rows, width, k, &mut acc);
-        for row in 0..rows {
+        contract(isa, x, rows.clone(), weights, width, k, &mut acc);
+        for (i, row) in rows.enumerate() {
             for panel in 0..width {
                 let column = (first_panel + panel) * PANEL;
                 let len = PANEL.min(n - column);
                 // SAFETY: rows and panels of different tasks are disjoint, and row < m, column + len <= n.
-                let segment = unsafe { output.segment((first_row + row) * n + column, len) };
-                let from = (row * width + panel) * PANEL;
+                let segment = unsafe { output.segment(row * n + column, len) };
+                let from = (i * width + panel) * PANEL;
                 segment.copy_from_slice(&acc[from..from + len]);
                 epilogue.apply(isa, segment, column);
             }
         }
     };
     let tasks = columns * bands;
-    let group = (TASK_WORK / (k * PANEL * width * task_rows.min(m)).max(1)).max(1);
+    let group = TASK_NANOSECONDS.div_ceil(nanoseconds::<W>(task_rows.min(m), width, k)).max(1);
     if tasks <= group || threads == 1 {
         (0..tasks).for_each(task);
     } else {
@@ -135,81 +180,88 @@ pub fn linear<W: Weight>(
     }
 }
 
+/// About how long a task takes: some hundred multiply-adds and 64 bytes of weights in a nanosecond.
+fn nanoseconds<W>(rows: usize, panels: usize, k: usize) -> usize {
+    let weights = panels * PANEL * k;
+    (rows * weights / 100 + weights * size_of::<W>() / 64).max(1)
+}
+
 /// Adds up all blocks of one task into `acc`, `[rows][panels][48]`, which starts at +0.
 fn contract<W: Weight>(
     isa: Isa,
-    x: &[f32],
+    x: Activations<'_>,
+    rows: Range<usize>,
     weights: &[W],
-    rows: usize,
     panels: usize,
     k: usize,
     acc: &mut [f32; TASK_ROWS * PANEL],
 ) {
-    debug_assert!(rows * panels <= TASK_ROWS && x.len() == rows * k && weights.len() == panels * PANEL * k);
+    debug_assert!(rows.len() * panels <= TASK_ROWS && weights.len() == panels * PANEL * k);
     // Widening takes an instruction or two per vector: with more rows than a tile has, do it once per block instead.
-    let tile_rows = if isa == Isa::Avx512 { 8 } else { 2 };
-    let widen_first = size_of::<W>() != size_of::<f32>() && panels == 1 && rows > tile_rows;
+    let tile_rows = if isa == Isa::Avx512 { MAX_ROWS } else { 2 };
+    let widen_first = size_of::<W>() != size_of::<f32>() && panels == 1 && rows.len() > tile_rows;
     let mut widened = [0f32; BLOCK * PANEL];
-    for block in (0..k).step_by(BLOCK) {
-        let depth = BLOCK.min(k - block);
+    for start in (0..k).step_by(BLOCK) {
+        let block = start..k.min(start + BLOCK);
+        let groups = &weights[start * PANEL..];
         if widen_first {
-            let groups = &weights[block * PANEL..(block + depth) * PANEL];
-            widen(isa, groups, &mut widened[..depth * PANEL]);
-            let tile = Tile {
-                x: x[block..].as_ptr(),
-                stride: k,
-                depth,
-                weights: widened.as_ptr(),
-                panel_stride: 0,
-                acc: acc.as_mut_ptr(),
-            };
-            // SAFETY: `tile` covers `rows` rows of `x` from column `block`, `depth` widened groups, and rows * 48
-            // accumulators; `isa` is available (checked in `linear`).
-            unsafe { sweep(isa, tile, rows, 1) };
+            let widened = &mut widened[..block.len() * PANEL];
+            widen(isa, &groups[..block.len() * PANEL], widened);
+            sweep(isa, x, rows.clone(), k, block, widened, (1, 0), acc);
         } else {
-            let tile = Tile {
-                x: x[block..].as_ptr(),
-                stride: k,
-                depth,
-                weights: weights[block * PANEL..].as_ptr(),
-                panel_stride: PANEL * k,
-                acc: acc.as_mut_ptr(),
-            };
-            // SAFETY: as above, with `panels` panels PANEL * k apart.
-            unsafe { sweep(isa, tile, rows, panels) };
+            sweep(isa, x, rows.clone(), k, block, groups, (panels, PANEL * k), acc);
         }
     }
 }
 
-/// Runs one block over all rows of a task, in steps of the largest tile the instruction set has registers for.
-///
-/// # Safety
-/// `tile` is as [`Tile`] says for `rows` rows and `panels` panels, and the machine has `isa`.
-unsafe fn sweep<W: Weight>(isa: Isa, mut tile: Tile<W>, rows: usize, panels: usize) {
+/// Runs one block over all rows of a task, in steps of the largest tile the instruction set has registers for. `weights`
+/// starts at the block's groups; there are as many in each of `panels` panels, `panel_stride` apart.
+#[allow(clippy::too_many_arguments)] // a block of a matrix product has this many
+fn sweep<W: Weight>(
+    isa: Isa,
+    x: Activations<'_>,
+    rows: Range<usize>,
+    k: usize,
+    block: Range<usize>,
+    weights: &[W],
+    (panels, panel_stride): (usize, usize),
+    acc: &mut [f32; TASK_ROWS * PANEL],
+) {
+    assert!(weights.len() >= (panels - 1) * panel_stride + block.len() * PANEL, "a whole block of weights");
     let step = match isa {
-        Isa::Avx512 => 8 / panels,
+        Isa::Avx512 => MAX_ROWS / panels,
         Isa::Avx2 | Isa::Portable => 2,
     };
-    let mut left = rows;
-    while left > 0 {
-        let now = step.min(left);
-        // SAFETY: `now` of the rows that are left, and as many accumulators.
+    // Dense rows are read from the block on; windows look their columns up from the block on.
+    let (skip, columns) = match x {
+        Activations::Dense(_) => (block.start, std::ptr::null()),
+        Activations::Windows { columns, .. } => (0, columns[block.clone()].as_ptr()),
+    };
+    let row_acc = panels * PANEL;
+    for (tile_acc, first) in acc.chunks_mut(step * row_acc).zip(rows.clone().step_by(step)) {
+        let now = step.min(rows.end - first);
+        assert!(tile_acc.len() >= now * row_acc, "an accumulator for each output");
+        let row = |r: usize| x.row(first + r.min(now - 1), k).wrapping_add(skip);
+        let tile = Tile {
+            rows: std::array::from_fn(row),
+            columns,
+            depth: block.len(),
+            weights: weights.as_ptr(),
+            panel_stride,
+            acc: tile_acc.as_mut_ptr(),
+        };
+        // SAFETY: `Activations::check` has shown that all m * k elements exist, so that the block's are readable in each of
+        // the `now` rows; weights and accumulators were counted above; `isa` is available (checked in `linear`).
         unsafe {
-            match (isa, now) {
+            match (isa, now, columns.is_null()) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => W::avx512(now, panels, &tile),
+                (Isa::Avx512, ..) => W::avx512(now, panels, &tile),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => W::avx2(now, &tile),
-                (_, 1) => tiles::portable::<W, 1>(&tile),
-                _ => tiles::portable::<W, 2>(&tile),
-            }
-        }
-        left -= now;
-        if left > 0 {
-            // SAFETY: a further row of both exists.
-            unsafe {
-                tile.x = tile.x.add(now * tile.stride);
-                tile.acc = tile.acc.add(now * panels * PANEL);
+                (Isa::Avx2, ..) => W::avx2(now, &tile),
+                (_, 1, true) => tiles::portable::<W, 1, false>(&tile),
+                (_, _, true) => tiles::portable::<W, 2, false>(&tile),
+                (_, 1, false) => tiles::portable::<W, 1, true>(&tile),
+                (_, _, false) => tiles::portable::<W, 2, true>(&tile),
             }
         }
     }

@@ -5,18 +5,37 @@
 
 use super::gemm::PANEL;
 
+/// Most rows of a tile.
+pub(super) const MAX_ROWS: usize = 8;
+
 /// What a tile works on.
 ///
-/// `x` points at `rows` rows, `stride` elements apart, of at least `depth` readable elements each; `weights` at `depth`
-/// groups of [`PANEL`] elements (and, for a second panel, at as many `panel_stride` further on); `acc` at
-/// `rows * panels * PANEL` accumulators, row by row, to which the block's partial sums are added.
+/// Element `k` of row `r` is `rows[r][columns[k]]`, or `rows[r][k]` where `columns` is null; `depth` of them are readable
+/// in each row. `weights` points at `depth` groups of [`PANEL`] elements (and, for a second panel, at as many
+/// `panel_stride` further on); `acc` at `rows * panels * PANEL` accumulators, row by row, to which the block's partial sums
+/// are added.
 pub(super) struct Tile<W> {
-    pub(super) x: *const f32,
-    pub(super) stride: usize,
+    pub(super) rows: [*const f32; MAX_ROWS],
+    pub(super) columns: *const u32,
     pub(super) depth: usize,
     pub(super) weights: *const W,
     pub(super) panel_stride: usize,
     pub(super) acc: *mut f32,
+}
+
+impl<W> Tile<W> {
+    /// Element `k` of row `r`; `GATHER` says whether there are columns.
+    ///
+    /// # Safety
+    /// `r` is one of the tile's rows and `k < depth`.
+    #[inline(always)]
+    unsafe fn x<const GATHER: bool>(&self, r: usize, k: usize) -> f32 {
+        // SAFETY: the caller's promise and that of the tile's maker.
+        unsafe {
+            let k = if GATHER { *self.columns.add(k) as usize } else { k };
+            *self.rows[r].add(k)
+        }
+    }
 }
 
 /// An element type that weights are stored in and widened from, exactly, in registers.
@@ -64,14 +83,14 @@ pub trait Weight: Copy + Default + Send + Sync + 'static {
 /// # Safety
 /// The pointers are as [`Tile`] says.
 #[inline(always)]
-pub(super) unsafe fn portable<W: Weight, const R: usize>(tile: &Tile<W>) {
+pub(super) unsafe fn portable<W: Weight, const R: usize, const G: bool>(tile: &Tile<W>) {
     let mut p = [[0f32; PANEL]; R];
     for k in 0..tile.depth {
         // SAFETY: k < depth groups of PANEL weights are readable.
         let w = unsafe { &*tile.weights.add(k * PANEL).cast::<[W; PANEL]>() };
         for (r, p) in p.iter_mut().enumerate() {
             // SAFETY: r < rows, k < depth.
-            let x = unsafe { *tile.x.add(r * tile.stride + k) };
+            let x = unsafe { tile.x::<G>(r, k) };
             for (p, w) in p.iter_mut().zip(w) {
                 *p = x.mul_add(w.widen(), *p);
             }
@@ -97,7 +116,7 @@ mod x86 {
     macro_rules! tiles {
         ($element:ty, $avx512:ident, $avx2:ident, $widen512:ident, $widen256:ident, |$p:ident| $load512:expr, |$q:ident| $load256:expr) => {
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-            unsafe fn $avx512<const R: usize, const P: usize>(tile: &Tile<$element>) {
+            unsafe fn $avx512<const R: usize, const P: usize, const G: bool>(tile: &Tile<$element>) {
                 let mut p = [[[_mm512_setzero_ps(); 3]; P]; R];
                 for k in 0..tile.depth {
                     let mut w = [[_mm512_setzero_ps(); 3]; P];
@@ -112,7 +131,7 @@ mod x86 {
                     }
                     for r in 0..R {
                         // SAFETY: r < rows, k < depth.
-                        let x = _mm512_set1_ps(unsafe { *tile.x.add(r * tile.stride + k) });
+                        let x = _mm512_set1_ps(unsafe { tile.x::<G>(r, k) });
                         for j in 0..P {
                             for v in 0..3 {
                                 p[r][j][v] = _mm512_fmadd_ps(x, w[j][v], p[r][j][v]);
@@ -134,13 +153,13 @@ mod x86 {
             }
 
             #[target_feature(enable = "avx2,fma,f16c")]
-            unsafe fn $avx2<const R: usize>(tile: &Tile<$element>) {
+            unsafe fn $avx2<const R: usize, const G: bool>(tile: &Tile<$element>) {
                 let mut p = [[_mm256_setzero_ps(); 6]; R];
                 for k in 0..tile.depth {
                     let mut x = [_mm256_setzero_ps(); R];
                     for r in 0..R {
                         // SAFETY: r < rows, k < depth.
-                        x[r] = _mm256_set1_ps(unsafe { *tile.x.add(r * tile.stride + k) });
+                        x[r] = _mm256_set1_ps(unsafe { tile.x::<G>(r, k) });
                     }
                     for v in 0..6 {
                         // SAFETY: group k < depth, vector v of six: 8 readable weights.
@@ -212,19 +231,31 @@ mod x86 {
                 unsafe fn avx512(rows: usize, panels: usize, tile: &Tile<Self>) {
                     // SAFETY: the caller's promise, passed on.
                     unsafe {
-                        match (rows, panels) {
-                            (1, 1) => $avx512::<1, 1>(tile),
-                            (2, 1) => $avx512::<2, 1>(tile),
-                            (3, 1) => $avx512::<3, 1>(tile),
-                            (4, 1) => $avx512::<4, 1>(tile),
-                            (5, 1) => $avx512::<5, 1>(tile),
-                            (6, 1) => $avx512::<6, 1>(tile),
-                            (7, 1) => $avx512::<7, 1>(tile),
-                            (8, 1) => $avx512::<8, 1>(tile),
-                            (1, 2) => $avx512::<1, 2>(tile),
-                            (2, 2) => $avx512::<2, 2>(tile),
-                            (3, 2) => $avx512::<3, 2>(tile),
-                            (4, 2) => $avx512::<4, 2>(tile),
+                        match (rows, panels, !tile.columns.is_null()) {
+                            (1, 1, false) => $avx512::<1, 1, false>(tile),
+                            (1, 1, true) => $avx512::<1, 1, true>(tile),
+                            (2, 1, false) => $avx512::<2, 1, false>(tile),
+                            (2, 1, true) => $avx512::<2, 1, true>(tile),
+                            (3, 1, false) => $avx512::<3, 1, false>(tile),
+                            (3, 1, true) => $avx512::<3, 1, true>(tile),
+                            (4, 1, false) => $avx512::<4, 1, false>(tile),
+                            (4, 1, true) => $avx512::<4, 1, true>(tile),
+                            (5, 1, false) => $avx512::<5, 1, false>(tile),
+                            (5, 1, true) => $avx512::<5, 1, true>(tile),
+                            (6, 1, false) => $avx512::<6, 1, false>(tile),
+                            (6, 1, true) => $avx512::<6, 1, true>(tile),
+                            (7, 1, false) => $avx512::<7, 1, false>(tile),
+                            (7, 1, true) => $avx512::<7, 1, true>(tile),
+                            (8, 1, false) => $avx512::<8, 1, false>(tile),
+                            (8, 1, true) => $avx512::<8, 1, true>(tile),
+                            (1, 2, false) => $avx512::<1, 2, false>(tile),
+                            (1, 2, true) => $avx512::<1, 2, true>(tile),
+                            (2, 2, false) => $avx512::<2, 2, false>(tile),
+                            (2, 2, true) => $avx512::<2, 2, true>(tile),
+                            (3, 2, false) => $avx512::<3, 2, false>(tile),
+                            (3, 2, true) => $avx512::<3, 2, true>(tile),
+                            (4, 2, false) => $avx512::<4, 2, false>(tile),
+                            (4, 2, true) => $avx512::<4, 2, true>(tile),
                             _ => unreachable!("no AVX-512 tile of {rows} rows and {panels} panels"),
                         }
                     }
@@ -234,9 +265,11 @@ mod x86 {
                 unsafe fn avx2(rows: usize, tile: &Tile<Self>) {
                     // SAFETY: the caller's promise, passed on.
                     unsafe {
-                        match rows {
-                            1 => $avx2::<1>(tile),
-                            2 => $avx2::<2>(tile),
+                        match (rows, !tile.columns.is_null()) {
+                            (1, false) => $avx2::<1, false>(tile),
+                            (1, true) => $avx2::<1, true>(tile),
+                            (2, false) => $avx2::<2, false>(tile),
+                            (2, true) => $avx2::<2, true>(tile),
                             _ => unreachable!("no AVX2 tile of {rows} rows"),
                         }
                     }

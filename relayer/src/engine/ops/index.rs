@@ -8,42 +8,66 @@ use candor_sdk::program::BoundView;
 use half::{bf16, f16};
 use std::sync::Arc;
 
-/// A view of one request's tensor, as the position in the source of each element; [`IndexMap::FILL`] where there is none.
-pub struct IndexMap {
-    positions: Vec<u32>,
-    identity: bool,
+/// A view whose every element exists and lies where row and column say independently: windows without padding, slices,
+/// transpositions. Element (`r`, `c`) is element `rows[r] + columns[c]` of the source.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Where a row begins.
+    pub rows: Vec<u32>,
+    /// Where an element lies from there.
+    pub columns: Vec<u32>,
+}
+
+/// A view to read through, and the elements of its source per request.
+pub type Seen = (Arc<Windows>, usize);
+
+/// A view of one request's tensor for given shapes.
+#[derive(Clone, Debug)]
+pub enum IndexMap {
+    /// Rows and columns are renamed, elements stay.
+    Identity,
+    /// Rows and columns are independent.
+    Windows(Arc<Windows>),
+    /// The position in the source of each element, [`IndexMap::FILL`] where there is none.
+    Table(Arc<Vec<u32>>),
 }
 
 impl IndexMap {
     /// Stands for an element that the source does not have.
     pub const FILL: u32 = u32::MAX;
 
-    /// Tabulates a view of `rows x cols` of a source of `source`. `None` if either has more elements than positions.
+    /// The simplest form of a view of `rows x cols` of a source of `source`. `None` if either has more elements than
+    /// positions.
     pub fn new(view: &BoundView, (rows, cols): (usize, usize), source: Extent) -> Option<Self> {
         let len = rows.checked_mul(cols)?;
         if source.len() >= Self::FILL as usize || len >= Self::FILL as usize {
             return None;
         }
-        let mut positions = Vec::with_capacity(len);
-        for r in 0..rows {
-            for c in 0..cols {
-                positions.push(view.source(r, c).map_or(Self::FILL, |(r, c)| (r * source.cols + c) as u32));
-            }
+        let position = |r: usize, c: usize| view.source(r, c).map_or(Self::FILL, |(r, c)| (r * source.cols + c) as u32);
+        let positions = || (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c)));
+        if len == source.len() && positions().enumerate().all(|(i, (r, c))| position(r, c) as usize == i) {
+            return Some(Self::Identity);
         }
-        let identity = len == source.len() && positions.iter().enumerate().all(|(i, &p)| i == p as usize);
-        Some(Self { positions, identity })
-    }
-
-    /// Whether the view only renames rows and columns.
-    pub fn is_identity(&self) -> bool {
-        self.identity
+        let first = position(0, 0);
+        let windows = Windows {
+            rows: (0..rows).map(|r| position(r, 0)).collect(),
+            columns: (0..cols).map(|c| position(0, c).wrapping_sub(first)).collect(),
+        };
+        let independent = |(r, c): (usize, usize)| {
+            let sum = u64::from(windows.rows[r]) + u64::from(windows.columns[c]);
+            position(r, c) != Self::FILL && sum == u64::from(position(r, c))
+        };
+        if positions().all(independent) {
+            return Some(Self::Windows(Arc::new(windows)));
+        }
+        Some(Self::Table(Arc::new(positions().map(|(r, c)| position(r, c)).collect())))
     }
 }
 
 /// A view that moves elements.
 pub struct View {
     /// Where they come from.
-    pub map: Arc<IndexMap>,
+    pub map: IndexMap,
     /// The element where they come from nowhere: f32 bits or an integer.
     pub fill: u32,
     /// Requests in the batch.
@@ -57,13 +81,24 @@ pub struct View {
 impl View {
     fn run<T: Copy + Default + Send + Sync>(&self, source: &[T], fill: T) -> Vec<T> {
         let mut out = vec![T::default(); self.batch * self.out.len()];
-        for_each_row(&mut out, self.out.cols, self.out.cols, |i, out| {
+        let cols = self.out.cols;
+        for_each_row(&mut out, cols, cols, |i, out| {
             let (request, row) = (i / self.out.rows, i % self.out.rows);
             let base = if self.source.shared { 0 } else { request * self.source.len() };
             let source = &source[base..][..self.source.len()];
-            let positions = &self.map.positions[row * self.out.cols..][..self.out.cols];
-            for (out, &position) in out.iter_mut().zip(positions) {
-                *out = source.get(position as usize).copied().unwrap_or(fill);
+            match &self.map {
+                IndexMap::Identity => out.copy_from_slice(&source[row * cols..][..cols]),
+                IndexMap::Windows(windows) => {
+                    let source = &source[windows.rows[row] as usize..];
+                    for (out, &column) in out.iter_mut().zip(&windows.columns) {
+                        *out = source[column as usize];
+                    }
+                }
+                IndexMap::Table(positions) => {
+                    for (out, &position) in out.iter_mut().zip(&positions[row * cols..]) {
+                        *out = source.get(position as usize).copied().unwrap_or(fill);
+                    }
+                }
             }
         });
         out

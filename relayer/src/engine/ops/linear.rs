@@ -1,7 +1,11 @@
 //! Linear layers over packed weights.
 
-use super::elements;
-use crate::engine::kernels::{Isa, Weight, elementwise::Epilogue, gemm};
+use super::{
+    elements,
+    index::{Seen, Windows},
+};
+use crate::engine::kernels::gemm::{self, Activations};
+use crate::engine::kernels::{Isa, Weight, elementwise::Epilogue};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, WithDType, bail};
 use candor_sdk::program::UnaryFunction;
 use half::{bf16, f16};
@@ -17,6 +21,8 @@ pub struct Linear {
     pub n: usize,
     /// The function that follows in the graph.
     pub then: Option<UnaryFunction>,
+    /// The view of `x` that is meant, and the elements of `x` per request; without it, `x` itself.
+    pub windows: Option<Seen>,
 }
 
 impl Linear {
@@ -45,7 +51,13 @@ impl Linear {
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
         let w = elements::<W>(w, lw)?;
-        let m = x.len() / self.k;
+        let (x, m) = match &self.windows {
+            None => (Activations::Dense(x), x.len() / self.k),
+            Some((windows, stride)) => {
+                let Windows { rows, columns } = &**windows;
+                (Activations::Windows { data: x, stride: *stride, rows, columns }, x.len() / stride * rows.len())
+            }
+        };
         let mut out = vec![0f32; m * self.n];
         gemm::linear(self.isa, x, w, m, self.k, self.n, &Epilogue { bias, unary: self.then }, &mut out);
         Ok((CpuStorage::F32(out), (m, self.n).into()))

@@ -14,7 +14,7 @@ use candle_core::{CpuStorage, Error, Layout, Result, WithDType};
 use rayon::prelude::*;
 
 /// Elements worth a task of their own.
-const TASK_ELEMENTS: usize = 1 << 14;
+const TASK_ELEMENTS: usize = 1 << 15;
 
 /// How an operand lies in its tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
