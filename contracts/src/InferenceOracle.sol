@@ -360,7 +360,9 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         data.announce(id, request_.modelId, address(0));
 
         if (state.callback() == CallbackStatus.Delivered) _revoke(id, request_.requester());
+        _calling = true;
         operators.slash(fulfillment.operator, slashed, msg.sender);
+        _calling = false;
     }
 
     // ---------------------------------------------------------------- operators

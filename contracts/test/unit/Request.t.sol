@@ -24,7 +24,7 @@ contract RequestTest is World {
         assertEq(r.params.temperature, 0x3f800000, "temperature");
         assertEq(r.params.minP, 0x3d4ccccd, "min p");
         assertEq(uint256(r.delivery), uint256(Delivery.Final), "delivery");
-        assertEq(r.callbackGasLimit, 100_000, "gas limit");
+        assertEq(r.callbackGasLimit, 150_000, "gas limit");
         assertEq(r.callbackGasPrice, GAS_PRICE, "gas price");
         assertEq(r.fee, PRICE, "fee");
         assertEq(r.operator, operator, "operator");

@@ -9,7 +9,7 @@ import {IInferenceOracle} from "../../src/interfaces/IInferenceOracle.sol";
 
 /// @notice Asks what it is told to; takes every call and does nothing.
 contract QuietConsumer is IInferenceConsumer {
-    receive() external payable {}
+    receive() external payable virtual {}
 
     function ask(IInferenceOracle oracle, IInferenceOracle.RequestArgs calldata args) external payable returns (RequestId) {
         return oracle.request{value: msg.value}(args);
@@ -110,27 +110,16 @@ contract ReenteringConsumer is QuietConsumer {
         tried = false;
     }
 
-    function onInferenceResult(RequestId, bytes calldata) external override {
+    function onInferenceResult(RequestId, bytes calldata) external virtual override {
         _reenter();
     }
 
-    function onInferenceRevoked(RequestId) external override {
+    function onInferenceRevoked(RequestId) external virtual override {
         _reenter();
     }
 
     function _reenter() internal {
         tried = true;
         (succeeded, answer) = target.call{value: value}(call);
-    }
-}
-
-/// @notice Re-enters when it is paid.
-contract ReenteringPayee is ReenteringConsumer {
-    function pay() external payable {
-        _reenter();
-    }
-
-    fallback() external payable {
-        _reenter();
     }
 }

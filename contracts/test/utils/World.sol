@@ -135,7 +135,7 @@ abstract contract World is Test {
     function callbackArgs(Delivery delivery) internal view returns (IInferenceOracle.RequestArgs memory args) {
         args = plainArgs();
         args.delivery = delivery;
-        args.callbackGasLimit = 100_000;
+        args.callbackGasLimit = 150_000;
         args.callbackGasPrice = GAS_PRICE;
     }
 
