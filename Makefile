@@ -48,10 +48,10 @@ freeze: $(TOOLS) ## writes the compiled contracts into sdk/artifacts and the gas
 	contracts/tools/freeze
 	contracts/tools/gas
 
-train: ## trains the embedded models again from public data, and prints their accuracy
+train: ## trains the embedded models again from public data, into target/train, and compares them with the committed ones
 	relayer/models/fetch.sh target/data
-	cargo run --release --example train_credit -- --data target/data --out relayer/models/credit
-	cargo run --release --example train_digits -- --data target/data --out relayer/models/digits
+	cargo run --release --example train_credit -- --data target/data
+	cargo run --release --example train_digits -- --data target/data
 
 doc: ## the Rust documentation
 	cargo doc --workspace --no-deps

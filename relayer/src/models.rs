@@ -44,7 +44,7 @@ pub struct ModelError {
     pub name: String,
     /// What is wrong with it.
     #[source]
-    pub problem: ModelProblem,
+    pub problem: Box<ModelProblem>,
 }
 
 /// What is wrong with a model.
@@ -75,9 +75,10 @@ impl CatalogModel {
     /// Imports, hashes and loads a model.
     pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
         let name = source.name();
-        Self::load_as(&name, source).map_err(|problem| ModelError { name, problem })
+        Self::load_as(&name, source).map_err(|problem| ModelError { name, problem: Box::new(problem) })
     }
 
+    #[allow(clippy::result_large_err)] // boxed by the only caller
     fn load_as(name: &str, source: &ModelSource) -> Result<Self, ModelProblem> {
         let imported = match source {
             ModelSource::Builtin(name) => {
@@ -118,7 +119,7 @@ impl CatalogModel {
 
     /// What the plain interpreter of the SDK answers: the same bits, found another way.
     pub fn reference(&self, input: &[u8], params: &Params, seed: [u8; 32]) -> Result<Vec<u8>, RunError> {
-        let request = InferRequest { input: input.to_vec(), params: params.clone(), seed };
+        let request = InferRequest { input: input.to_vec(), params: *params, seed };
         Ok(self.imported.model.interpret(&request)?.output)
     }
 }

@@ -99,7 +99,7 @@ impl Request {
         terms[8..12].copy_from_slice(&self.params.minP.to_be_bytes());
         terms[12..16].copy_from_slice(&self.callback_gas_limit.to_be_bytes());
         terms[16..22].copy_from_slice(&self.callback_gas_price.to_be_bytes()[2..]);
-        terms[22] = self.delivery.clone() as u8;
+        terms[22] = self.delivery as u8;
         terms[23..27].copy_from_slice(&self.deadline.wrapping_sub(self.exclusive_until).to_be_bytes()[4..]);
         terms[27..].copy_from_slice(&self.deadline.to_be_bytes()[3..]);
         PackedRequest {

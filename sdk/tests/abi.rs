@@ -14,8 +14,11 @@ struct Artifact {
     abi: JsonAbi,
 }
 
-/// Selectors of the compiled contract, with their signatures for messages.
-fn compiled(json: &str) -> (BTreeMap<[u8; 4], String>, BTreeMap<[u8; 4], String>, BTreeMap<[u8; 32], String>) {
+/// Signatures by selector.
+type Selectors<const N: usize> = BTreeMap<[u8; N], String>;
+
+/// Functions, errors and events of the compiled contract.
+fn compiled(json: &str) -> (Selectors<4>, Selectors<4>, Selectors<32>) {
     let abi = serde_json::from_str::<Artifact>(json).expect("a frozen artifact").abi;
     (
         abi.functions().map(|function| (function.selector().0, function.signature())).collect(),

@@ -221,7 +221,7 @@ impl World {
             modelId: ask.model.0,
             input: ask.input.clone().into(),
             params: Params::default(),
-            delivery: ask.delivery.clone(),
+            delivery: ask.delivery,
             callbackGasLimit: ask.callback_gas,
             callbackGasPrice: CALLBACK_GAS_PRICE,
             maxFee: U96::from(PRICE),

@@ -7,7 +7,6 @@ use super::plan::{Plan, Step};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::{BoundProgram, ConcatAxis, InputKind, Model, ModelError, Op, Operand, Symbols};
-use std::sync::Arc;
 
 /// The shapes of all nodes, and the tables of all views, for given symbols.
 pub(super) struct Shapes {

@@ -102,7 +102,7 @@ pub(super) fn report(reporter: &Reporter, log: &OracleLog) {
     let progress = match &log.event {
         Event::Fulfilled(event) => Progress::Posted { id: RequestId(event.id), transaction },
         Event::CallbackExecuted(event) => {
-            Progress::Delivered { id: RequestId(event.id), status: event.status.clone(), gas_used: event.gasUsed }
+            Progress::Delivered { id: RequestId(event.id), status: event.status, gas_used: event.gasUsed }
         }
         Event::Finalized(event) => {
             Progress::Finalized { id: RequestId(event.id), transaction, paid: event.paid, refunded: event.refunded }

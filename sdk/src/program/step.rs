@@ -76,7 +76,7 @@ impl Model {
         };
         let integer = |operand: Operand, row: usize| -> Option<u32> {
             let Operand::Node(index) = operand else { return None };
-            let Some(tensor) = tensors.get(index as usize).filter(|tensor| row < tensor.rows()) else { return None };
+            let tensor = tensors.get(index as usize).filter(|tensor| row < tensor.rows())?;
             Some(tensor.bits(row, 0))
         };
         let whole = |reads: Vec<Read>| Some(Step { parts: Vec::new(), reads });
