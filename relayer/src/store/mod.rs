@@ -4,6 +4,8 @@
 //! that says it was read. So the process can be killed between any two instructions and continues where it was.
 
 mod requests;
+#[cfg(test)]
+mod tests;
 mod transactions;
 
 pub use requests::{BlockRange, Counts, RequestRow, Step};
