@@ -24,6 +24,7 @@ mod kernels;
 mod layers;
 mod model;
 mod op;
+mod shapes;
 mod step;
 mod tensor;
 mod trace;

@@ -124,7 +124,7 @@ fn damaged(which: usize, edits: &[(prop::sample::Index, u8)]) -> (Model, Option<
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..600)) {
