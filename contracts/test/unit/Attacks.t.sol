@@ -267,8 +267,12 @@ contract AttacksTest is World {
         Fulfillment memory posted = post(bait, output);
         for (uint256 i = 0; i < calls.length; ++i) {
             consumer.prepare(address(oracle), calls[i], 0);
+            vm.recordLogs();
             oracle.retryCallback(bait, posted, output);
-            assertStatus(RequestId.wrap(3), RequestStatus.Fulfilled, CallbackStatus.Failed, "tried to no avail");
+            (CallbackStatus status,, bytes memory data) =
+                abi.decode(lastEvent(IInferenceOracle.CallbackExecuted.selector), (CallbackStatus, uint256, bytes));
+            assertTrue(status == CallbackStatus.Failed, "nothing delivered");
+            assertEq(data, abi.encodeWithSelector(FussyReenterer.Tried.selector, false, IInferenceOracle.Reentered.selector), "shut out");
         }
         // Its own retry, from inside its retry: delivered once all the same.
         consumer.prepare(address(oracle), abi.encodeCall(oracle.retryCallback, (bait, posted, output)), 0);
@@ -406,8 +410,10 @@ contract AttacksTest is World {
     }
 }
 
-/// @notice Re-enters and then reverts, so that its callback can be retried; until it relents.
+/// @notice Re-enters and then reverts with what came of it, so that its callback can be retried; until it relents.
 contract FussyReenterer is ReenteringConsumer {
+    error Tried(bool success, bytes4 why);
+
     bool private _relented;
 
     function relent() external {
@@ -415,11 +421,9 @@ contract FussyReenterer is ReenteringConsumer {
     }
 
     function onInferenceResult(RequestId, bytes calldata) external override {
-        if (!_relented) {
-            (bool success,) = target.call(call);
-            require(success, "never");
-        }
-        _reenter();
+        if (_relented) return _reenter();
+        (bool success, bytes memory data) = target.call(call);
+        revert Tried(success, bytes4(data));
     }
 }
 

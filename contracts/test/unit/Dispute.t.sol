@@ -204,7 +204,7 @@ contract DisputeTest is World {
     function test_reject_revertsForTooLittleGasToTell() external {
         (PackedRequest memory r, Fulfillment memory f) = result(new RecordingConsumer(), Delivery.Optimistic);
         game.open(r, f);
-        (bool success, bytes memory data) = address(game).call{gas: 250_000}(abi.encodeCall(game.reject, (r, f, input)));
+        (bool success, bytes memory data) = address(game).call{gas: 210_000}(abi.encodeCall(game.reject, (r, f, input)));
         assertFalse(success, "reverts");
         assertTrue(bytes4(data) == IInferenceOracle.NotEnoughGas.selector, "says why");
     }

@@ -116,9 +116,9 @@ contract NumbersTest is Test {
         uint256 shift = 150 - (exponent == 0 ? 1 : exponent);
         uint256 exact = mantissa * 1e18;
         uint256 got = magnitude << shift;
-        uint256 distance = got > exact ? got - exact : exact - got;
-        assertTrue(2 * distance <= 1 << shift, "nearest");
-        if (2 * distance == 1 << shift) assertEq(magnitude & 1, 0, "even");
+        uint256 off = got > exact ? got - exact : exact - got;
+        assertTrue(2 * off <= 1 << shift, "nearest");
+        if (2 * off == 1 << shift) assertEq(magnitude & 1, 0, "even");
     }
 
     /// F2: no neighbour of fromWad(w) is nearer to w, and where one is as near the result is the even one.

@@ -90,16 +90,16 @@ contract OperatorRegistryTest is World {
         vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.StakeTooLow.selector, rival, 2 ether, 3 ether));
         operators.requestWithdrawal(3 ether);
 
-        uint256 at = block.timestamp + DELAY;
+        uint256 ready = block.timestamp + DELAY;
         vm.expectEmit(address(operators));
-        emit IOperatorRegistry.WithdrawalRequested(rival, 1.5 ether, at);
+        emit IOperatorRegistry.WithdrawalRequested(rival, 1.5 ether, ready);
         operators.requestWithdrawal(1.5 ether);
-        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.WithdrawalPending.selector, 1.5 ether, at));
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.WithdrawalPending.selector, 1.5 ether, ready));
         operators.requestWithdrawal(0.5 ether);
-        vm.warp(at - 1);
-        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.WithdrawalNotReady.selector, at));
+        vm.warp(ready - 1);
+        vm.expectRevert(abi.encodeWithSelector(IOperatorRegistry.WithdrawalNotReady.selector, ready));
         operators.withdraw(alice);
-        vm.warp(at);
+        vm.warp(ready);
         vm.expectEmit(address(operators));
         emit IOperatorRegistry.StakeWithdrawn(rival, alice, 1.5 ether);
         operators.withdraw(alice);
