@@ -38,7 +38,7 @@ fn log(block: u64, event: Event) -> OracleLog {
 }
 
 fn hash_of(block: u64, fork: u64) -> B256 {
-    keccak256((U256::from(block) + (U256::from(fork) << 64)).to_be_bytes::<32>())
+    keccak256([block.to_be_bytes(), fork.to_be_bytes()].concat())
 }
 
 fn requested(block: u64, id: u64, input: &'static [u8]) -> OracleLog {

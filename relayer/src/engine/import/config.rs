@@ -165,13 +165,13 @@ impl<'de> Deserialize<'de> for Decimal {
         let value = f64::deserialize(deserializer)?;
         let slack = value.abs() * (4.0 * f64::EPSILON);
         let (low, high) = ((value - slack) as f32, (value + slack) as f32);
-        if low.to_bits() != high.to_bits() {
+        if low != high {
             return Err(D::Error::custom(format!("{value:e} is halfway between two f32; write the one that is meant")));
         }
         if !low.is_finite() {
             return Err(D::Error::custom(format!("{value:e} is beyond the range of f32")));
         }
-        Ok(Self(low))
+        Ok(Self(value as f32)) // not `low`: the slack of -0 is +0
     }
 }
 
