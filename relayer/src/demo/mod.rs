@@ -17,7 +17,7 @@ use crate::{
     },
     pipeline,
 };
-use alloy::{primitives::U256, providers::Provider};
+use alloy::{eips::BlockId, primitives::U256, providers::Provider};
 use anyhow::{Context as _, bail};
 use candor_sdk::bindings::Delivery;
 use consumers::Question;
@@ -164,10 +164,11 @@ async fn ask_all(world: &World, questions: Vec<Question>) -> anyhow::Result<Join
     let client = &world.asker;
     let mut receipts = JoinSet::new();
     for question in questions {
-        // As `InferenceConsumer` reckons: the fee, and a callback of 200,000 gas at twice the base fee and a tip; and as much again for a base
-        // fee that rises until the transaction is in a block. What is not needed stays with the contract.
-        let gas_price = client.provider().get_gas_price().await?;
-        let value = U256::from(PRICE.0) + U256::from(200_000u64) * U256::from(4 * gas_price);
+        // As `InferenceConsumer` reckons: the fee, and a callback of 200,000 gas at twice the base fee and a tip. The base fee may rise by an
+        // eighth with each of the two blocks until the transaction is in one. What is not needed stays with the contract.
+        let block = client.provider().get_block(BlockId::latest()).await?.context("the chain has no block")?;
+        let base_fee = block.header.base_fee_per_gas.unwrap_or_default() * 81 / 64;
+        let value = U256::from(PRICE.0) + U256::from(200_000u64) * U256::from(2 * base_fee + 1_000_000_000);
         let call = question.call(value);
         let sent = client.provider().send_transaction(call.into_transaction()).await;
         let pending = sent.with_context(|| consumers::refused(&question, value))?;

@@ -28,7 +28,11 @@ use std::{
 /// One request, as far as it has come.
 struct Thread {
     consumer: Consumer,
+    fee: U256,
+    callback_allowance: U256,
     final_at: Option<u64>,
+    /// A delivery that was reported before the result that it delivers: in the block it comes first.
+    held: Option<Progress>,
     window_passed: bool,
     ended: bool,
     finalized: bool,
@@ -95,7 +99,10 @@ impl<'a, W: Write> Story<'a, W> {
         })?;
         let thread = Thread {
             consumer: question.consumer,
+            fee: U256::from(request.fee),
+            callback_allowance: request.callback_allowance(),
             final_at: None,
+            held: None,
             window_passed: false,
             ended: false,
             finalized: false,
@@ -129,15 +136,24 @@ impl<'a, W: Write> Story<'a, W> {
                 return Ok(());
             }
         };
-        let Some(thread) = self.threads.get(&id) else {
+        let Some(thread) = self.threads.get_mut(&id) else {
             self.early.push(progress);
             return Ok(());
         };
         let consumer = thread.consumer;
-        if self.told.insert((id, what)) {
-            self.tell(id, consumer, progress).await?;
+        if what == "delivered" && thread.final_at.is_none() {
+            thread.held = Some(progress);
+            return Ok(());
         }
-        Ok(())
+        if !self.told.insert((id, what)) {
+            return Ok(());
+        }
+        self.tell(id, consumer, progress).await?;
+        let held = self.threads.get_mut(&id).and_then(|thread| thread.held.take());
+        match held {
+            Some(held) if self.told.insert((id, "delivered")) => self.tell(id, consumer, held).await,
+            _ => Ok(()),
+        }
     }
 
     async fn tell(&mut self, request: RequestId, consumer: Consumer, progress: Progress) -> anyhow::Result<()> {
@@ -171,7 +187,7 @@ impl<'a, W: Write> Story<'a, W> {
                 let stored = if success { consumer.stored(self.client(), request).await? } else { String::new() };
                 Event::Delivered { request, success, gas: gas_used.saturating_to(), stored }
             }
-            Progress::Finalized { transaction, paid, refunded, .. } => {
+            Progress::Finalized { transaction, refunded, .. } => {
                 self.tell_window(request)?;
                 let receipt = self.receipt(transaction).await?;
                 let results = receipt
@@ -180,11 +196,13 @@ impl<'a, W: Write> Story<'a, W> {
                     .filter(|log| log.topic0() == Some(&IInferenceOracle::Finalized::SIGNATURE_HASH))
                     .count();
                 self.narrator.tell(&Event::Finalized { request, transaction, gas: receipt.gas_used, results })?;
-                self.earned += paid;
-                if let Some(thread) = self.threads.get_mut(&request) {
-                    (thread.ended, thread.finalized) = (true, true);
-                }
-                Event::Paid { request, operator: self.world.operator.address(), amount: paid, refunded }
+                let thread = self.threads.get_mut(&request).context("a request that nobody made")?;
+                (thread.ended, thread.finalized) = (true, true);
+                // What was escrowed and not given back went to who answered and to who carried the callback: here both are the operator.
+                let callback = thread.callback_allowance.saturating_sub(refunded);
+                let fee = thread.fee;
+                self.earned += fee + callback;
+                Event::Paid { request, operator: self.world.operator.address(), fee, callback, refunded }
             }
             Progress::Dropped { reason, .. } => {
                 if let Some(thread) = self.threads.get_mut(&request) {

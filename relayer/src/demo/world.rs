@@ -65,7 +65,7 @@ impl World {
         let provider = provider(&anvil, &owner);
         let chain_id = provider.get_chain_id().await?;
         let kind = "anvil on this machine, a block every second".into();
-        narrator.tell(&Event::Chain { kind, chain_id, url: anvil.url().to_string() })?;
+        narrator.tell(&Event::Chain { kind, chain_id, url: format!("http://127.0.0.1:{}", anvil.port()) })?;
 
         let settings = DeploySettings {
             dispute_game: Address::ZERO,
