@@ -5,6 +5,7 @@
 
 mod ask;
 mod context;
+mod demo;
 mod doctor;
 mod init;
 mod logging;
@@ -64,6 +65,8 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show it all on this machine: a chain, contracts that ask, a relayer that answers; takes less than a minute
+    Demo(demo::DemoArgs),
     /// Run the relayer: answer requests as configured, until stopped
     Run,
     /// Write a commented configuration file, and a new key if wanted
@@ -132,6 +135,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     let context = Context::new(cli.global);
     match cli.command {
+        Command::Demo(args) => demo::demo(&context, &args).await,
         Command::Run => run::run(&context).await,
         Command::Init(args) => init::init(&context, &args),
         Command::Doctor => doctor::doctor(&context).await,

@@ -186,12 +186,27 @@ pub enum Event {
         request: RequestId,
         /// Who.
         operator: Address,
-        /// How much: the fee and the gas of the callback.
+        /// For the answer.
         #[serde(serialize_with = "wei")]
-        amount: U256,
+        fee: U256,
+        /// For the gas of the callback that it carried.
+        #[serde(serialize_with = "wei")]
+        callback: U256,
         /// What was not needed of the callback's allowance, back to the requester.
         #[serde(serialize_with = "wei")]
         refunded: U256,
+    },
+    /// Earnings left the oracle.
+    PaidOut {
+        /// Whose.
+        operator: Address,
+        /// Where to.
+        to: Address,
+        /// How much.
+        #[serde(serialize_with = "wei")]
+        amount: U256,
+        /// In which transaction.
+        transaction: B256,
     },
     /// The relayer does not answer it.
     Dropped {
@@ -210,15 +225,17 @@ pub enum Event {
         #[serde(serialize_with = "wei")]
         amount: U256,
     },
-    /// The contracts' money, added up.
-    Account {
-        /// What the oracle contract holds.
+    /// Two amounts that have to be equal.
+    Sum {
+        /// Which.
+        what: String,
+        /// The one.
         #[serde(serialize_with = "wei")]
-        held: U256,
-        /// What it owes: everybody's credit.
+        left: U256,
+        /// The other.
         #[serde(serialize_with = "wei")]
-        owed: U256,
-        /// Whether the two are equal.
+        right: U256,
+        /// Whether they are.
         balanced: bool,
     },
     /// All done.
@@ -416,24 +433,38 @@ fn describe(event: &Event) -> Line {
         Event::Finalized { request, transaction, gas, results } => {
             line(Some(*request), "finalized", GREEN, transaction_text(transaction, *gas, *results))
         }
-        Event::Paid { request, operator, amount, refunded } => line(
-            Some(*request),
-            "paid",
-            GREEN,
-            format!("{} to {}, {} back to the requester", money(*amount), short(operator), money(*refunded)),
-        ),
+        Event::Paid { request, operator, fee, callback, refunded } => {
+            let extra = if callback.is_zero() {
+                String::new()
+            } else {
+                format!(" and {} for the callback's gas", about(*callback))
+            };
+            let back = about(*refunded);
+            line(
+                Some(*request),
+                "paid",
+                GREEN,
+                format!("{}{extra} to {}; {back} back to the requester", money(*fee), short(operator)),
+            )
+        }
+        Event::PaidOut { operator, to, amount, transaction } => {
+            let (operator, to) = (short(operator), short(to));
+            line(
+                None,
+                "paid out",
+                GREEN,
+                format!("{} of {operator} to {to} (tx {})", about(*amount), short_hash(transaction)),
+            )
+        }
         Event::Dropped { request, reason } => line(Some(*request), "not answered", RED, reason.clone()),
         Event::Balance { of, what, amount } => {
             line(None, "account", GREY, format!("{of:<12} {what:<34} {:>26}", money(*amount)))
         }
-        Event::Account { held, owed, balanced: true } => line(
-            None,
-            "account",
-            GREEN,
-            format!("the oracle holds {}, and that is what it owes", money(*held.min(owed))),
-        ),
-        Event::Account { held, owed, balanced: false } => {
-            line(None, "account", RED, format!("the oracle holds {} and owes {}", money(*held), money(*owed)))
+        Event::Sum { what, left, balanced: true, .. } => {
+            line(None, "adds up", GREEN, format!("{what}: {}", money(*left)))
+        }
+        Event::Sum { what, left, right, balanced: false } => {
+            line(None, "does not", RED, format!("{what}: {} is not {}", money(*left), money(*right)))
         }
         Event::Finished { requests, finalized, seconds } => {
             let tone = if requests == finalized { GREEN } else { RED };
@@ -459,6 +490,12 @@ fn transaction_text(transaction: &B256, gas: u64, results: usize) -> String {
 /// An amount in the unit in which it reads best.
 pub(crate) fn money(amount: U256) -> String {
     u128::try_from(amount).map_or_else(|_| format!("{amount} wei"), |wei| Wei(wei).to_string())
+}
+
+/// An amount to the nearest millionth of an ether, for lines that are glanced at.
+fn about(amount: U256) -> String {
+    let millionth = U256::from(10).pow(U256::from(12));
+    money((amount + millionth / U256::from(2)) / millionth * millionth)
 }
 
 /// First and last digits.
@@ -539,11 +576,28 @@ mod tests {
             Event::Delivered { request, success: false, gas: 200_000, stored: String::new() },
             Event::WindowPassed { request, seconds: 5 },
             Event::Finalized { request, transaction, gas: 40_000, results: 1 },
-            Event::Paid { request, operator, amount: ether(1), refunded: U256::from(42) },
+            Event::Paid {
+                request,
+                operator,
+                fee: ether(1),
+                callback: U256::from(37_841_347_112_348u64),
+                refunded: U256::from(42),
+            },
             Event::Dropped { request, reason: "a fee of 1 wei".into() },
             Event::Balance { of: "operator".into(), what: "credit in the oracle".into(), amount: ether(9) },
-            Event::Account { held: ether(3), owed: ether(3), balanced: true },
-            Event::Account { held: ether(3), owed: ether(4), balanced: false },
+            Event::PaidOut { operator, to: operator, amount: ether(9), transaction },
+            Event::Sum {
+                what: "what was sent is what the others have".into(),
+                left: ether(3),
+                right: ether(3),
+                balanced: true,
+            },
+            Event::Sum {
+                what: "what was sent is what the others have".into(),
+                left: ether(3),
+                right: ether(4),
+                balanced: false,
+            },
             Event::Finished { requests: 6, finalized: 6, seconds: 12.34 },
             Event::Note { text: "anything".into() },
         ]
