@@ -165,13 +165,14 @@ impl<'de> Deserialize<'de> for Decimal {
         let value = f64::deserialize(deserializer)?;
         let slack = value.abs() * (4.0 * f64::EPSILON);
         let (low, high) = ((value - slack) as f32, (value + slack) as f32);
-        if low.to_bits() != high.to_bits() {
+        if low != high {
             return Err(D::Error::custom(format!("{value:e} is halfway between two f32; write the one that is meant")));
         }
-        if !low.is_finite() {
+        let nearest = value as f32; // with the sign of a zero
+        if !nearest.is_finite() {
             return Err(D::Error::custom(format!("{value:e} is beyond the range of f32")));
         }
-        Ok(Self(low))
+        Ok(Self(nearest))
     }
 }
 
