@@ -101,7 +101,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candor_sdk::program::{DType, Dim, Node};
+    use candor_sdk::program::{DType, Dim, Node, View};
 
     fn node(op: Op, inputs: &[u32]) -> Node {
         let inputs = inputs.iter().map(|&i| Operand::Node(i)).collect();
@@ -132,6 +132,29 @@ mod tests {
         let fork = Program {
             nodes: vec![node(input, &[]), node(Op::Linear, &[0]), node(relu.clone(), &[1]), node(relu, &[1])],
         };
+        assert_eq!(yields(&Plan::fused(&fork)), [(0, 0), (1, 1), (2, 2), (3, 3)]);
+    }
+
+    #[test]
+    fn a_view_is_read_through_only_if_nothing_else_reads_it() {
+        let input = Op::Input { kind: candor_sdk::program::InputKind::F32Be, bound: 0 };
+        let view = Op::View(View { row_digits: vec![], col_digits: vec![], axes: vec![], fill: 0 });
+        let max = Op::RowMax { causal: 0 };
+        let chain = Program {
+            nodes: vec![
+                node(input.clone(), &[]),
+                node(view.clone(), &[0]),
+                node(max.clone(), &[1]),
+                node(max.clone(), &[2]),
+            ],
+        };
+        let plan = Plan::fused(&chain);
+        assert_eq!(yields(&plan), [(0, 0), (2, 2), (3, 3)]);
+        assert_eq!(plan.steps[1].through, Some(1));
+        assert_eq!(plan.steps.iter().map(|s| s.release.clone()).collect::<Vec<_>>(), [vec![], vec![0], vec![2]]);
+
+        let fork =
+            Program { nodes: vec![node(input, &[]), node(view, &[0]), node(max.clone(), &[1]), node(max, &[1])] };
         assert_eq!(yields(&Plan::fused(&fork)), [(0, 0), (1, 1), (2, 2), (3, 3)]);
     }
 }

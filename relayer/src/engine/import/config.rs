@@ -168,10 +168,11 @@ impl<'de> Deserialize<'de> for Decimal {
         if low != high {
             return Err(D::Error::custom(format!("{value:e} is halfway between two f32; write the one that is meant")));
         }
-        if !low.is_finite() {
+        let nearest = value as f32; // with the sign of a zero
+        if !nearest.is_finite() {
             return Err(D::Error::custom(format!("{value:e} is beyond the range of f32")));
         }
-        Ok(Self(value as f32)) // not `low`: the slack of -0 is +0
+        Ok(Self(nearest))
     }
 }
 

@@ -111,6 +111,9 @@ mod x86 {
     use half::{bf16, f16};
     use std::arch::x86_64::*;
 
+    /// Bytes between what is read and what is asked for ahead of it.
+    const PREFETCH: usize = 4096;
+
     /// Two tile bodies for one element type. A macro and not a generic: the widening intrinsics must be inlined into a
     /// function that has their target features.
     macro_rules! tiles {
@@ -119,6 +122,17 @@ mod x86 {
             unsafe fn $avx512<const R: usize, const P: usize, const G: bool>(tile: &Tile<$element>) {
                 let mut p = [[[_mm512_setzero_ps(); 3]; P]; R];
                 for k in 0..tile.depth {
+                    if R == 1 {
+                        // One row streams the weights from memory once; the hardware alone stops at each page.
+                        for j in 0..P {
+                            let ahead = tile.weights.wrapping_add(j * tile.panel_stride + k * PANEL);
+                            let ahead = ahead.cast::<i8>().wrapping_add(PREFETCH);
+                            for line in 0..(PANEL * size_of::<$element>()).div_ceil(64) {
+                                // Prefetching touches no memory, wherever the address lies.
+                                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64 * line));
+                            }
+                        }
+                    }
                     let mut w = [[_mm512_setzero_ps(); 3]; P];
                     for j in 0..P {
                         for v in 0..3 {

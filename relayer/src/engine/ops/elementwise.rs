@@ -78,8 +78,8 @@ impl CustomOp2 for Binary {
             for_each_row(&mut out, cols, cols, |i, out| {
                 let (request, row) = (i / rows, i % rows);
                 let defined = Op::extent(self.causal, row, cols);
-                let a = repeated(self.a.row(a, request, row), cols);
-                let b = repeated(self.b.row(b, request, row), cols);
+                let a = stretched(self.a.row(a, request, row), cols);
+                let b = stretched(self.b.row(b, request, row), cols);
                 let cut = |x: &[f32]| if x.len() == 1 { 1 } else { defined };
                 let (a, b) = (&a[..cut(&a)], &b[..cut(&b)]);
                 elementwise::binary(self.isa, self.function, a, b, &mut out[..defined]);
@@ -89,9 +89,14 @@ impl CustomOp2 for Binary {
     }
 }
 
-/// A row of an operand, repeated to `cols` columns unless it is a single number, which the kernels repeat themselves.
-fn repeated(row: &[f32], cols: usize) -> Cow<'_, [f32]> {
-    if row.len() == 1 || row.len() == cols { row.into() } else { row.repeat(cols / row.len()).into() }
+/// A row of an operand as `cols` columns, each element standing for as many neighbours as it takes; a single number stays
+/// one.
+fn stretched(row: &[f32], cols: usize) -> Cow<'_, [f32]> {
+    if row.len() == 1 || row.len() == cols {
+        return row.into();
+    }
+    let each = cols / row.len();
+    row.iter().flat_map(|&x| std::iter::repeat_n(x, each)).collect()
 }
 
 /// A function of three elements.
@@ -136,8 +141,8 @@ impl CustomOp3 for Ternary {
         let mut out = vec![0f32; self.batch * rows * cols];
         for_each_row(&mut out, cols, cols, |i, out| {
             let [x, y, z] = [0, 1, 2].map(|n| {
-                let row = self.operands[n].row(data[n], i / rows, i % rows);
-                if row.len() == cols { Cow::from(row) } else { row.repeat(cols / row.len()).into() }
+                let row = stretched(self.operands[n].row(data[n], i / rows, i % rows), cols);
+                if row.len() == cols { row } else { vec![row[0]; cols].into() }
             });
             match self.function {
                 TernaryFunction::Select => elementwise::select(self.isa, &x, &y, &z, out),
