@@ -142,7 +142,7 @@ async fn connect(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Res
     for url in &config.chain.rpc_urls {
         match connect_one(config, url, key).await {
             Ok(client) => return Ok(client),
-            Err(error) => failures.push(format!("{url}: {error:#}")),
+            Err(error) => failures.push(format!("{url}: {}", super::explain(&error))),
         }
     }
     match failures.as_slice() {

@@ -34,7 +34,7 @@ pub(super) async fn demo(context: &Context, args: &DemoArgs) -> anyhow::Result<O
     // The story says what matters; the log adds what went wrong.
     logging::start(&LogConfig { format: LogFormat::Plain, level: "error".into() }, context.global.verbose)?;
     let plan = Plan::new(args.requests.into(), args.image.as_deref(), args.applicant.as_deref())
-        .map_err(|error| UsageError(format!("{error:#}")))?;
+        .map_err(|error| UsageError(super::explain(&error)))?;
     let stop = CancellationToken::new();
     let signals = tokio::spawn(run::stop_on_signal(stop.clone()));
     let outcome = demo::run(&plan, context.narrator(), stop).await;

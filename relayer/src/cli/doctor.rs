@@ -121,7 +121,7 @@ fn keys(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Option<Keys>
     let account = match report.context.account(config) {
         Ok(account) => account,
         Err(error) => {
-            report.bad("keys", format!("{error:#}"))?;
+            report.bad("keys", super::explain(&error))?;
             return Ok(None);
         }
     };
@@ -136,7 +136,7 @@ fn keys(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Option<Keys>
             Ok(Some(Keys { account, signer }))
         }
         Err(error) => {
-            report.bad("keys", format!("{error:#}"))?;
+            report.bad("keys", super::explain(&error))?;
             Ok(None)
         }
     }
@@ -195,7 +195,7 @@ async fn nodes(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Optio
                 first = first.or(Some(client));
             }
             Err(error) => {
-                report.bad("node", format!("{url}: {error:#}"))?;
+                report.bad("node", format!("{url}: {}", super::explain(&error)))?;
                 continue;
             }
         }

@@ -117,14 +117,24 @@ pub fn main() -> ExitCode {
         Ok(Outcome::No) => ExitCode::from(3),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS, // whoever read the output has seen enough
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let message = explain(&error);
+            eprintln!("error: {message}");
             if json {
-                println!("{}", serde_json::json!({ "event": "error", "message": format!("{error:#}") }));
+                println!("{}", serde_json::json!({ "event": "error", "message": message }));
             }
             let usage = error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<UsageError>());
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
+}
+
+/// An error with its causes, those that it does not name itself.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -150,7 +160,17 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::Context as _;
     use clap::CommandFactory;
+
+    #[test]
+    fn causes_are_named_once() {
+        let error = std::fs::read("nowhere").context("x can't be read").unwrap_err();
+        assert!(explain(&error).starts_with("x can't be read: No such file"));
+        let cause = std::io::Error::other("broken");
+        let error = anyhow::Error::new(cause).context("the disk is broken");
+        assert_eq!(explain(&error), "the disk is broken");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -55,6 +55,9 @@ impl Plan {
         };
         let image = image.map(|path| read(path).map(|digit| (path.to_owned(), Box::new(digit)))).transpose()?;
         let applicant = applicant.map(|text| heldout::schema().read(text)).transpose()?;
+        if per_model == 0 && image.is_none() && applicant.is_none() {
+            bail!("there is nothing to ask");
+        }
         Ok(Self { per_model, image, applicant })
     }
 
@@ -88,9 +91,6 @@ impl Plan {
             let text = format!("your application: {}", schema.summary(applicant));
             questions.push(Question::loan(world.desk, applicant, text, Delivery::Optimistic)?);
         }
-        if questions.is_empty() {
-            bail!("there is nothing to ask");
-        }
         Ok(questions)
     }
 }
@@ -111,7 +111,7 @@ pub async fn run<W: Write>(plan: &Plan, mut narrator: Narrator<W>, stop: Cancell
     let settings = world.relayer_settings(folder.path(), payout_at);
     let relayer = pipeline::spawn(settings, reporter, relayer_stop.clone()).await?;
     let device = world.models.values().map(|model| model.runner().device()).next().unwrap_or_default();
-    let models = world.models.values().map(|model| model.name().to_owned()).collect();
+    let models = crate::config::ModelSource::BUILTIN.iter().map(|name| (*name).to_owned()).collect();
     narrator.tell(&Event::RelayerStarted { device, models })?;
 
     let asked_at = Instant::now();

@@ -395,15 +395,10 @@ fn describe(event: &Event) -> Line {
             line(None, "consumer", GREY, format!("{consumer} at {} asks {model}", short(address)))
         }
         Event::Asked { request, consumer, question, delivery, fee, transaction, gas, .. } => {
-            let when =
-                if *delivery == "final" { "wants the answer when it is final" } else { "wants the answer at once" };
+            let when = if *delivery == "final" { "once it is final" } else { "at once" };
             let (fee, gas) = (money(*fee), grouped(*gas));
-            line(
-                Some(*request),
-                "asked",
-                BLUE,
-                format!("{consumer}: {question}; {when}; pays {fee} (tx {}, {gas} gas)", short_hash(transaction)),
-            )
+            let text = format!("{consumer}, {when}: {question} ({fee}, tx {}, {gas} gas)", short_hash(transaction));
+            line(Some(*request), "asked", BLUE, text)
         }
         Event::PickedUp { request } => line(Some(*request), "picked up", CYAN, String::new()),
         Event::Inferred { request, device, took_us, batch, answer, .. } => {
@@ -494,8 +489,10 @@ pub(crate) fn money(amount: U256) -> String {
 
 /// An amount to the nearest millionth of an ether, for lines that are glanced at.
 fn about(amount: U256) -> String {
-    let millionth = U256::from(10).pow(U256::from(12));
-    money((amount + millionth / U256::from(2)) / millionth * millionth)
+    let millionths = (amount + U256::from(500_000_000_000u64)) / U256::from(1_000_000_000_000u64);
+    let whole = millionths / U256::from(1_000_000);
+    let text = format!("{whole}.{:06}", (millionths % U256::from(1_000_000)).to::<u32>());
+    format!("{} ether", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// First and last digits.
@@ -658,6 +655,9 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(about(U256::from(1_037_841_347_112_348u64)), "0.001038 ether");
+        assert_eq!(about(U256::from(42)), "0 ether");
+        assert_eq!(about(U256::from(2) * U256::from(10).pow(U256::from(18))), "2 ether");
         assert_eq!(money(U256::MAX), format!("{} wei", U256::MAX));
     }
 }

@@ -177,10 +177,11 @@ impl Attribute {
     fn say(&self, value: f32) -> String {
         match &self.kind {
             Kind::Numeric { unit, .. } => format!("{value} {unit}"),
-            Kind::Categorical { codes } => codes
-                .iter()
-                .find(|code| code.code as f32 == value)
-                .map_or_else(|| value.to_string(), |code| code.meaning.clone()),
+            Kind::Categorical { codes } => codes.iter().find(|code| code.code as f32 == value).map_or_else(
+                || value.to_string(),
+                // The first half says enough in a summary.
+                |code| code.meaning.split(',').next().unwrap_or_default().to_owned(),
+            ),
         }
     }
 }
