@@ -288,3 +288,32 @@ fn keys_are_known_by_asking_the_types() {
     }
     assert!(keys.contains(&"operator.min_fee"), "a table of free names is one key: {keys:?}");
 }
+
+#[test]
+fn the_manual_has_every_key_with_its_default() {
+    let manual = include_str!("../../../docs/relayer.md");
+    for key in known_keys() {
+        assert!(manual.contains(&format!("| `{key}` |")), "docs/relayer.md says nothing about {key}");
+    }
+    let (chain, gas) = (ChainConfig::default(), GasConfig::default());
+    for (key, default) in [
+        ("chain.start_block", chain.start_block.to_string()),
+        ("chain.confirmations", chain.confirmations.to_string()),
+        ("chain.poll_interval", format_duration(chain.poll_interval)),
+        ("chain.max_block_range", chain.max_block_range.to_string()),
+        ("chain.overlap", chain.overlap.to_string()),
+        ("operator.min_fee", DEFAULT_MIN_FEE.to_string()),
+        ("operator.payout.threshold", PayoutConfig::default().threshold.to_string()),
+        ("gas.max_fee_per_gas", gas.max_fee_per_gas.to_string()),
+        ("gas.bump_after", format_duration(gas.bump_after)),
+        ("gas.bump_percent", gas.bump_percent.to_string()),
+        ("gas.daily_cap", gas.daily_cap.to_string()),
+        ("store.path", StoreConfig::default().path.display().to_string()),
+        ("log.level", LogConfig::default().level),
+    ] {
+        assert!(
+            manual.contains(&format!("| `{key}` | {default} |")),
+            "docs/relayer.md has another default than {default} for {key}"
+        );
+    }
+}
