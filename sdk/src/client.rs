@@ -165,6 +165,76 @@ impl std::fmt::Display for Revert {
     }
 }
 
+/// What an endpoint did wrong, in words that can be logged.
+///
+/// The transport's own errors name the endpoint's whole address, and many addresses carry a password or an API key. So nothing of them is kept but
+/// their text, with every address cut down to its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RpcFailure {
+    /// The JSON-RPC error code, if the endpoint answered with an error.
+    pub code: Option<i64>,
+    /// What it said, or what happened on the way.
+    pub message: String,
+}
+
+impl RpcFailure {
+    /// A failure without a code.
+    pub fn new(message: &str) -> Self {
+        Self { code: None, message: hosts_only(message) }
+    }
+}
+
+impl std::fmt::Display for RpcFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{} (code {code})", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl From<RpcError<TransportErrorKind>> for RpcFailure {
+    fn from(error: RpcError<TransportErrorKind>) -> Self {
+        if let Some(payload) = error.as_error_resp() {
+            return Self { code: Some(payload.code), message: hosts_only(&payload.message) };
+        }
+        // "error sending request" says little; its causes say "connection refused".
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            let text = inner.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            cause = inner.source();
+        }
+        Self::new(&message)
+    }
+}
+
+impl From<RpcError<TransportErrorKind>> for ClientError {
+    fn from(error: RpcError<TransportErrorKind>) -> Self {
+        Self::Rpc(error.into())
+    }
+}
+
+/// Cuts every address in a text down to scheme, host and port.
+fn hosts_only(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, address) = rest.split_at(at + 3);
+        let end = address.find([' ', ')', '"', '\'', ',', '>']).unwrap_or(address.len());
+        let authority = &address[..address[..end].find(['/', '?', '#']).unwrap_or(end)];
+        let host = authority.rsplit('@').next().unwrap_or(authority);
+        shown.push_str(before);
+        shown.push_str(host);
+        rest = &address[end..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// Why a call did not give an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -173,7 +243,7 @@ pub enum ClientError {
     Reverted(Revert),
     /// The RPC endpoint is down, slow, rate-limited or talks nonsense. Asking again may help.
     #[error("the RPC endpoint failed: {0}")]
-    Rpc(#[from] RpcError<TransportErrorKind>),
+    Rpc(RpcFailure),
     /// No contract where one was expected.
     #[error("no contract at {address} on chain {chain_id}: wrong address, or wrong chain")]
     NoContract {
@@ -200,14 +270,14 @@ impl ClientError {
     }
 
     fn from_rpc(error: RpcError<TransportErrorKind>) -> Self {
-        let Some(payload) = error.as_error_resp() else { return Self::Rpc(error) };
+        let Some(payload) = error.as_error_resp() else { return error.into() };
         match payload.as_revert_data() {
             Some(data) => Self::Reverted(Revert::decode(&data)),
             // Nodes report a revert without data under code 3 or with this word; everything else is theirs.
             None if payload.code == 3 || payload.message.contains("revert") => {
                 Self::Reverted(Revert::Other(Bytes::new()))
             }
-            None => Self::Rpc(error),
+            None => error.into(),
         }
     }
 }
@@ -566,4 +636,24 @@ fn decode_log(log: Log) -> Option<Result<OracleLog, ClientError>> {
         transaction: log.transaction_hash?,
         log_index: log.log_index?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_keep_their_host_and_lose_their_secrets() {
+        for (text, shown) in [
+            (
+                "error sending request for url (https://user:pass@rpc.example:8545/v2/key?k=key)",
+                "error sending request for url (https://rpc.example:8545)",
+            ),
+            ("https://rpc.example/key", "https://rpc.example"),
+            ("two: wss://a.example/key, http://b.example?key=1 end", "two: wss://a.example, http://b.example end"),
+            ("no address at all", "no address at all"),
+        ] {
+            assert_eq!(hosts_only(text), shown);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use alloy::{
     rpc::client::ClientBuilder,
     transports::http::Http,
 };
-use candor_sdk::client::{Client, ClientError};
+use candor_sdk::client::{Client, ClientError, RpcFailure};
 use reqwest::Url;
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -120,11 +120,9 @@ impl Rpc {
 
     /// The newest block.
     pub async fn head(&self) -> Result<Head, ClientError> {
-        self.block(BlockNumberOrTag::Latest).await?.ok_or_else(|| {
-            ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str(
-                "the endpoint does not know its own newest block",
-            ))
-        })
+        self.block(BlockNumberOrTag::Latest)
+            .await?
+            .ok_or_else(|| ClientError::Rpc(RpcFailure::new("the endpoint does not know its own newest block")))
     }
 
     /// A block by number; none if the endpoint does not have it (yet, or any more).
@@ -144,11 +142,10 @@ impl Rpc {
 }
 
 async fn connect_one(url: &Url, oracle: Address) -> Result<RpcClient, ClientError> {
-    let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build().map_err(|error| {
-        ClientError::Rpc(alloy::transports::TransportErrorKind::custom_str(&format!(
-            "the HTTP client can't be built: {error}"
-        )))
-    })?;
+    let http = reqwest::Client::builder()
+        .timeout(ANSWER_WITHIN)
+        .build()
+        .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("the HTTP client can't be built: {error}"))))?;
     let transport = Http::with_client(http, url.clone());
     let provider = ProviderBuilder::new().disable_recommended_fillers().connect_client(
         ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(500)),

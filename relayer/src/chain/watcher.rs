@@ -143,9 +143,9 @@ impl Watcher {
 
 /// Endpoints refuse wide ranges in many words.
 fn too_wide(error: &ClientError) -> bool {
-    let ClientError::Rpc(error) = error else { return false };
-    let Some(payload) = error.as_error_resp() else { return false };
-    let message = payload.message.to_lowercase();
-    payload.code == -32005
+    let ClientError::Rpc(failure) = error else { return false };
+    let Some(code) = failure.code else { return false };
+    let message = failure.message.to_lowercase();
+    code == -32005
         || ["range", "limit", "too many", "exceed", "10000", "size"].iter().any(|word| message.contains(word))
 }

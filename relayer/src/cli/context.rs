@@ -14,7 +14,10 @@ use alloy::{
     transports::http::Http,
 };
 use anyhow::{Context as _, bail};
-use candor_sdk::{client::Client, ids::ModelId};
+use candor_sdk::{
+    client::{Client, ClientError},
+    ids::ModelId,
+};
 use serde_json::Value;
 use std::{
     io::{Stdout, Write, stdout},
@@ -159,16 +162,11 @@ pub(crate) async fn connect_one(
 ) -> anyhow::Result<AnyClient> {
     let provider = provider(url, key)?;
     // In this order, so that a node of another chain is called that and not a chain without contracts.
-    let chain_id = provider.get_chain_id().await.map_err(|error| without_address(&error.to_string(), url))?;
+    let chain_id = provider.get_chain_id().await.map_err(ClientError::from)?;
     if chain_id != config.chain.chain_id {
         bail!("the node is on chain {chain_id}, chain.chain_id says {}", config.chain.chain_id);
     }
     Ok(Client::connect(provider, config.chain.oracle).await?)
-}
-
-/// Errors of the HTTP client repeat the whole address, key and all.
-fn without_address(error: &str, url: &RpcUrl) -> anyhow::Error {
-    anyhow::anyhow!("{}", error.replace(url.expose().as_str(), &url.to_string()))
 }
 
 /// A provider over one node, with a wallet if there is a key.
