@@ -9,7 +9,7 @@ struct Person(tempfile::TempDir);
 
 impl Person {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
     fn folder(&self) -> &Path {
@@ -17,7 +17,7 @@ impl Person {
     }
 
     fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
-        std::fs::write(self.folder().join(name), contents).unwrap();
+        std::fs::write(self.folder().join(name), contents).expect("a file in it");
     }
 
     fn types_with(&self, env: &[(&str, &str)], args: &[&str]) -> Output {
@@ -27,7 +27,7 @@ impl Person {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CANDOR_")) {
             command.env_remove(name);
         }
-        command.envs(env.iter().copied()).output().unwrap()
+        command.envs(env.iter().copied()).output().expect("the program starts")
     }
 
     fn types(&self, args: &[&str]) -> Output {
@@ -36,11 +36,11 @@ impl Person {
 }
 
 fn said(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8(output.stdout.clone()).expect("text")
 }
 
 fn complained(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8(output.stderr.clone()).expect("text")
 }
 
 /// Fails with this code and says this.

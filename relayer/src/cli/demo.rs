@@ -32,7 +32,10 @@ pub(super) async fn demo(context: &Context, args: &DemoArgs) -> anyhow::Result<O
         return Ok(Outcome::Done);
     }
     // The story says what matters; the log adds what went wrong.
-    logging::start(&LogConfig { format: LogFormat::Plain, level: "error".into() }, context.global.verbose)?;
+    logging::start(
+        &LogConfig { format: LogFormat::Plain, level: "off,candor_relayer=error".into() },
+        context.global.verbose,
+    )?;
     let plan = Plan::new(args.requests.into(), args.image.as_deref(), args.applicant.as_deref())
         .map_err(|error| UsageError(super::explain(&error)))?;
     let stop = CancellationToken::new();
