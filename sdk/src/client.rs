@@ -25,7 +25,6 @@ use crate::{
     request::Request,
 };
 use alloy::{
-    eips::BlockNumberOrTag,
     network::TransactionBuilder,
     primitives::{Address, B256, Bytes, U256},
     providers::Provider,
@@ -516,14 +515,26 @@ impl<P: Provider> Client<P> {
         }))
     }
 
+    /// Events of one request, in order. Endpoints limit the blocks or logs of one question, each in its own way: a range that is refused is halved.
     async fn logs_of(&self, id: RequestId, topic: B256, from_block: u64) -> Result<Vec<Log>, ClientError> {
-        let filter = Filter::new()
-            .address(self.oracle)
-            .event_signature(topic)
-            .topic1(B256::from(U256::from(id.0)))
-            .from_block(from_block)
-            .to_block(BlockNumberOrTag::Latest);
-        Ok(self.provider.get_logs(&filter).await?)
+        let filter = Filter::new().address(self.oracle).event_signature(topic).topic1(B256::from(U256::from(id.0)));
+        let newest = self.provider.get_block_number().await?;
+        let mut ranges = vec![(from_block, newest)];
+        let mut logs = Vec::new();
+        while let Some((first, last)) = ranges.pop() {
+            if first > last {
+                continue;
+            }
+            match self.provider.get_logs(&filter.clone().from_block(first).to_block(last)).await {
+                Ok(found) => logs.extend(found),
+                Err(error) if error.as_error_resp().is_some() && first < last => {
+                    let middle = first + (last - first) / 2;
+                    ranges.extend([(middle + 1, last), (first, middle)]);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(logs)
     }
 
     // ------------------------------------------------------------------ calls
