@@ -81,14 +81,14 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     /// Held while a contract that is not ours runs.
     bool private transient _calling;
 
-    /// What must not run while a foreign contract does. `request` and deposits may: they only add.
+    /// What must not run while a foreign contract does. `request` and deposits may: they only add (P17).
     modifier notReentered() {
         if (_calling) revert Reentered();
         _;
     }
 
     modifier onlyDisputeGame() {
-        // INVARIANT: nobody but the dispute game stops, upholds or rejects a result.
+        // INVARIANT: nobody but the dispute game stops, upholds or rejects a result (P18).
         if (msg.sender != disputeGame) revert NotDisputeGame(msg.sender);
         _;
     }
@@ -122,7 +122,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         uint256 gasLimit = args.callbackGasLimit;
         uint256 gasPrice = args.callbackGasPrice;
         if (timeout < minTimeout || timeout > maxTimeout) revert InvalidTimeout(timeout, minTimeout, maxTimeout);
-        // INVARIANT: every callback that is promised can be made, so no result can be stuck behind one.
+        // INVARIANT: every callback that is promised can be made, so no result can be stuck behind one (P14).
         if (gasLimit > maxCallbackGas) revert CallbackGasTooHigh(gasLimit, maxCallbackGas);
         if (gasPrice > PackedRequests.MAX_CALLBACK_GAS_PRICE) {
             revert CallbackGasPriceTooHigh(gasPrice, PackedRequests.MAX_CALLBACK_GAS_PRICE);
@@ -205,7 +205,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
 
         (FulfillmentData data, bytes32 outputHash) = EventData.forFulfillment(hash, answer.output);
         address operator = _signedBy(request_, hash, outputHash, answer.output.length, answer.signature);
-        // INVARIANT: while the drawn operator is alone, nobody gains by copying its answer.
+        // INVARIANT: until then nobody but the drawn operator answers (P8).
         if (operator != request_.operator() && block.timestamp < request_.exclusiveUntil()) {
             address drawn = request_.operator();
             if (drawn != address(0)) revert ExclusiveToOperator(id, drawn, request_.exclusiveUntil());
@@ -255,7 +255,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         RequestId id = request_.id();
         _requireHolds(id, state, request_.hash().hashResult(fulfillment));
 
-        // INVARIANT: paid once, because the status says so before anything else happens.
+        // INVARIANT: paid once, because the status says so before anything else happens (P11).
         state = state.withStatus(RequestStatus.Finalized);
         _states[id] = state;
         address operator = fulfillment.operator;
@@ -288,20 +288,16 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         RequestStatus status = state.status();
         if (status != RequestStatus.Fulfilled && status != RequestStatus.Finalized) revert WrongStatus(id, status);
         _requireHolds(id, state, request_.hash().hashResult(fulfillment));
-        // INVARIANT: a result is delivered once.
+        // INVARIANT: a result is delivered once (P15).
         if (state.callback() != CallbackStatus.Failed) revert NothingToDeliver(id);
         if (keccak256(output) != fulfillment.outputHash) revert OutputMismatch(id);
 
+        bytes memory data = abi.encodeCall(IInferenceConsumer.onInferenceResult, (id, output));
         uint256 required = BoundedCall.gasRequired(request_.callbackGasLimit()) + RETRY_RESERVE;
         uint256 available = gasleft();
         if (available < required) revert NotEnoughGas(available, required);
         // All that the caller brings: perhaps the callback failed for want of gas.
-        (CallbackStatus callback,) = _call(
-            id,
-            request_.requester(),
-            BoundedCall.gasAvailable(available - RETRY_RESERVE),
-            abi.encodeCall(IInferenceConsumer.onInferenceResult, (id, output))
-        );
+        (CallbackStatus callback,) = _call(id, request_.requester(), BoundedCall.gasAvailable(available - RETRY_RESERVE), data);
         _states[id] = state.withCallback(callback);
     }
 
@@ -312,7 +308,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         RequestId id = request_.id();
         RequestState state = _held(request_, fulfillment, RequestStatus.Fulfilled);
         uint256 until = fulfillment.fulfilledAt + challengeWindow;
-        // INVARIANT: a result whose window has passed is final, whether or not somebody has finalized it yet.
+        // INVARIANT: a result whose window has passed is final, whether or not somebody has finalized it yet (P19).
         if (block.timestamp >= until) revert WindowClosed(id, until);
         _states[id] = state.withStatus(RequestStatus.Disputed);
         emit DisputeOpened(id, fulfillment.operator);
@@ -335,7 +331,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         RequestId id = request_.id();
         RequestState state = _held(request_, fulfillment, RequestStatus.Disputed);
 
-        // P12: open to all, as long as it was meant to be open; fee and callback allowance are whole.
+        // P21: open to all, for as long as the first attempt was in all; fee and callback allowance are whole.
         RequestData data = EventData.forRequest(input);
         if (data.inputHash() != request_.inputHash) revert RequestMismatch(id);
         data.write(
@@ -355,14 +351,17 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         _states[id] = RequestStateLib.pack(data.hash(), RequestStatus.Requested, CallbackStatus.None);
 
         slashed = stakePerResult;
-        _accounts[fulfillment.operator] = _accounts[fulfillment.operator].withOneLess();
-        emit ResultRejected(id, fulfillment.operator, slashed);
+        address operator = fulfillment.operator;
+        emit ResultRejected(id, operator, slashed);
         data.announce(id, request_.modelId, address(0));
 
-        if (state.callback() == CallbackStatus.Delivered) _revoke(id, request_.requester());
+        // INVARIANT: stake >= locked, and a liar pays (P20): the slice is gone before any foreign contract runs, so nobody's consumer can help the stake away
+        // between unlocking and slashing.
+        _accounts[operator] = _accounts[operator].withOneLess();
         _calling = true;
-        operators.slash(fulfillment.operator, slashed, msg.sender);
+        operators.slash(operator, slashed, msg.sender);
         _calling = false;
+        if (state.callback() == CallbackStatus.Delivered) _revoke(id, request_.requester());
     }
 
     // ---------------------------------------------------------------- operators
@@ -511,7 +510,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         if (operator == address(0)) revert UnknownSigner(signer);
     }
 
-    /// Binds chain and contract by the domain; request, attempt and seed by the hash; model, input and output by name.
+    /// P7: binds chain and contract by the domain; request, attempt and seed by the hash; model, input and output by name.
     function _fulfillmentDigest(PackedRequest calldata request_, bytes32 hash, bytes32 outputHash, uint256 outputSize)
         private
         view
@@ -525,18 +524,18 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     /// Holds a slice of the operator's stake until the result is final or rejected.
     function _lock(address operator) private {
         Account account = _accounts[operator];
-        // INVARIANT: stake >= locked. A result that no stake answers for is not posted.
+        // INVARIANT: stake >= locked. A result that no stake answers for is not posted (P9).
         if (account.openResults() >= account.capacity()) {
             revert InsufficientStake(operator, account.capacity() * stakePerResult, (account.openResults() + 1) * stakePerResult);
         }
         _accounts[operator] = account.withOneMore();
     }
 
-    /// The first call of the consumer: exactly the gas that was paid for, at the lower of the two gas prices.
+    /// The first call of the consumer: exactly the gas that was paid for, at the lower of the two gas prices (P14, P16).
     function _deliver(PackedRequest calldata request_, bytes calldata output) private returns (CallbackStatus status, uint256 cost) {
         uint256 gasLimit = request_.callbackGasLimit();
         bytes memory data = abi.encodeCall(IInferenceConsumer.onInferenceResult, (request_.id(), output));
-        // INVARIANT: what the consumer gets does not depend on what the carrier provides; too little is no delivery at all.
+        // INVARIANT: what the consumer gets does not depend on what the carrier provides; too little is no delivery at all (P14).
         uint256 required = BoundedCall.gasRequired(gasLimit);
         uint256 available = gasleft();
         if (available < required) revert NotEnoughGas(available, required);
@@ -583,7 +582,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     }
 
     function _requireHolds(RequestId id, RequestState state, bytes32 hash) private pure {
-        // INVARIANT: what the caller says about a request is what was stored.
+        // INVARIANT: what the caller says about a request is what was stored (P1).
         if (!state.holds(hash)) revert RequestMismatch(id);
     }
 
@@ -601,7 +600,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         } else if (msg.value < total) {
             Account account = _accounts[msg.sender];
             uint256 missing = total - msg.value;
-            // INVARIANT: what is promised to operators is in escrow.
+            // INVARIANT: what is promised to operators is in escrow (P4).
             if (account.credit() < missing) revert InsufficientPayment(msg.value + account.credit(), total);
             _accounts[msg.sender] = account.minusCredit(missing);
         }

@@ -66,7 +66,9 @@ contract OperatorRegistry is IOperatorRegistry, EIP712 {
         // INVARIANT: who makes offers has at least minStake that is not on its way out.
         if (account.offers != 0 && account.stake - amount < minStake) revert OffersRemain(account.offers);
 
+        // forge-lint: disable-next-line(unsafe-typecast) at most the stake
         account.unbonding = uint96(amount);
+        // forge-lint: disable-next-line(unsafe-typecast) a delay of at most a year
         account.availableAt = uint40(block.timestamp + withdrawalDelay);
         emit WithdrawalRequested(msg.sender, amount, account.availableAt);
         _syncStake(msg.sender, account);
@@ -96,7 +98,9 @@ contract OperatorRegistry is IOperatorRegistry, EIP712 {
         if (stake <= locked) revert StakeLocked(msg.sender, stake, locked);
         if (amount > stake - locked) amount = stake - locked;
 
+        // forge-lint: disable-next-line(unsafe-typecast) at most the stake
         account.stake -= uint96(amount);
+        // forge-lint: disable-next-line(unsafe-typecast) at most the stake
         account.unbonding -= uint96(amount);
         if (account.unbonding == 0) account.availableAt = 0;
         emit StakeWithdrawn(msg.sender, to, amount);
@@ -110,6 +114,7 @@ contract OperatorRegistry is IOperatorRegistry, EIP712 {
         if (msg.sender != oracle) revert NotOracle(msg.sender);
         Account storage account = _accounts[operator];
         if (amount > account.stake) revert StakeTooLow(operator, account.stake, amount);
+        // forge-lint: disable-next-line(unsafe-typecast) at most the stake
         account.stake -= uint96(amount);
         if (account.unbonding > account.stake) account.unbonding = account.stake;
         if (account.unbonding == 0) account.availableAt = 0;

@@ -22,7 +22,7 @@ interface IInferenceOracle {
         Params params;
         Delivery delivery;
         uint32 callbackGasLimit; // 0: no callback
-        uint64 callbackGasPrice; // wei per gas, at most, paid for the callback
+        uint64 callbackGasPrice; // wei per gas, at most, paid for the callback; less than 2^48
         uint96 maxFee; // wei, at most, for the operator
         uint32 timeout; // seconds until the request can be cancelled
     }

@@ -12,11 +12,11 @@ uint256 constant CREDIT_BITS = 128;
 uint256 constant ONE_RESULT = 1 << CREDIT_BITS;
 
 function credit(Account account) pure returns (uint256) {
-    return uint128(Account.unwrap(account));
+    return Account.unwrap(account) & type(uint128).max;
 }
 
 function openResults(Account account) pure returns (uint256) {
-    return uint64(Account.unwrap(account) >> CREDIT_BITS);
+    return (Account.unwrap(account) >> CREDIT_BITS) & type(uint64).max;
 }
 
 function capacity(Account account) pure returns (uint256) {

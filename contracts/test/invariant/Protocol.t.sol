@@ -4,7 +4,7 @@ pragma solidity ^0.8.28;
 import {Test} from "../utils/Test.sol";
 import {Handler} from "./Handler.sol";
 
-/// @title What holds whatever anybody does
+/// @title What holds whatever anybody does: rules P9, P11, P23
 contract ProtocolInvariants is Test {
     Handler private handler;
 

@@ -194,6 +194,28 @@ contract AttacksTest is World {
         operators.withdraw(operator);
     }
 
+    /// A liar asks itself through a contract of its own, and has that contract take the stake away when its lie is revoked.
+    function test_attack_stakeWithdrawnFromInsideTheRevocation() external {
+        LateReenterer consumer = new LateReenterer();
+        // The consumer is the operator.
+        operators.deposit{value: MIN_STAKE}(address(consumer));
+        bytes memory proof = consent(address(consumer), rivalKey);
+        vm.prank(address(consumer));
+        operators.addSigner(rivalSigner, proof);
+        PackedRequest memory bait = askBy(consumer, Delivery.Optimistic);
+        skip(EXCLUSIVE);
+        Fulfillment memory posted = post(bait, output, rivalKey);
+        vm.prank(address(consumer));
+        operators.requestWithdrawal(MIN_STAKE);
+        game.open(bait, posted);
+        skip(DELAY);
+        consumer.prepare(address(operators), abi.encodeCall(operators.withdraw, (address(consumer))), 0);
+        game.reject(bait, posted, plainArgs().input);
+        assertEq(address(game).balance, SLICE, "slashed all the same");
+        (uint256 stake,,,) = operators.stakeOf(address(consumer));
+        assertEq(stake + address(consumer).balance, MIN_STAKE - SLICE, "only the rest is left");
+    }
+
     // ---------------------------------------------------------------- reentrancy
 
     /// Everything that changes a request or pays, tried from inside.

@@ -15,7 +15,7 @@ import {
 } from "../utils/Consumers.sol";
 import {World} from "../utils/World.sol";
 
-/// @title Calling the consumer: when, with how much gas, for how much money, and what becomes of a failure
+/// @title Calling the consumer: when, with how much gas, for how much money, and what becomes of a failure: rules P13 to P16
 contract CallbackTest is World {
     bytes internal output = abi.encode(keccak256("output"));
     RequestId internal constant ID = RequestId.wrap(1);

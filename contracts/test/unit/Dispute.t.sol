@@ -7,7 +7,7 @@ import {IInferenceOracle} from "../../src/interfaces/IInferenceOracle.sol";
 import {BombConsumer, BurningConsumer, QuietConsumer, RecordingConsumer, RevertingConsumer} from "../utils/Consumers.sol";
 import {World} from "../utils/World.sol";
 
-/// @title What the oracle promises the dispute game
+/// @title What the oracle promises the dispute game: rules P18 to P22
 contract DisputeTest is World {
     bytes internal output = abi.encode(keccak256("a lie"));
     bytes internal input;

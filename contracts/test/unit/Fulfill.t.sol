@@ -5,7 +5,7 @@ import {CallbackStatus, Fulfillment, PackedRequest, RequestId, RequestStatus} fr
 import {IInferenceOracle} from "../../src/interfaces/IInferenceOracle.sol";
 import {World} from "../utils/World.sol";
 
-/// @title Posting and finalizing results
+/// @title Posting and finalizing results: rules P7 to P12
 contract FulfillTest is World {
     bytes internal output = abi.encode(keccak256("output"));
 

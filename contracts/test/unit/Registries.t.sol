@@ -62,7 +62,7 @@ contract ModelRegistryTest is World {
     }
 }
 
-/// @title Stake, keys, offers
+/// @title Stake, keys, offers: rules P5, P9, P10, P24, P25
 contract OperatorRegistryTest is World {
     // ---------------------------------------------------------------- stake
 

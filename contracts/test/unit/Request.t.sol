@@ -7,7 +7,7 @@ import {IModelRegistry} from "../../src/interfaces/IModelRegistry.sol";
 import {IOperatorRegistry} from "../../src/interfaces/IOperatorRegistry.sol";
 import {World} from "../utils/World.sol";
 
-/// @title Asking and cancelling
+/// @title Asking and cancelling: rules P1 to P6, P24
 contract RequestTest is World {
     function test_request_storesWhatWasAskedAndTellsEverything() external {
         IInferenceOracle.RequestArgs memory args = callbackArgs(Delivery.Final);

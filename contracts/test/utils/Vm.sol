@@ -4,14 +4,6 @@ pragma solidity ^0.8.28;
 /// @title The cheatcodes of forge that these tests use
 /// @dev Ours, because the forge-std that a package registry carries is years older than forge, and a submodule would need a network beyond registries.
 interface Vm {
-    enum CallerMode {
-        None,
-        Broadcast,
-        RecurrentBroadcast,
-        Prank,
-        RecurrentPrank
-    }
-
     struct Log {
         bytes32[] topics;
         bytes data;
@@ -32,8 +24,6 @@ interface Vm {
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
     function label(address account, string calldata name) external;
     function deal(address account, uint256 balance) external;
-    function etch(address target, bytes calldata code) external;
-    function store(address target, bytes32 slot, bytes32 value) external;
     function prank(address sender) external;
     function prank(address sender, address origin) external;
     function startPrank(address sender) external;
@@ -64,7 +54,5 @@ interface Vm {
     function assertEq(bytes calldata left, bytes calldata right, string calldata message) external pure;
     function assertEq(string calldata left, string calldata right, string calldata message) external pure;
     function assertLe(uint256 left, uint256 right, string calldata message) external pure;
-    function assertGe(uint256 left, uint256 right, string calldata message) external pure;
-    function assertGt(uint256 left, uint256 right, string calldata message) external pure;
     function toString(uint256 value) external pure returns (string memory);
 }
