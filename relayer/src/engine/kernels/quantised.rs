@@ -14,8 +14,8 @@ use candor_sdk::arithmetic::scalar;
 pub const PANEL: usize = 16;
 /// Activations that one instruction takes together.
 const STEP: usize = 4;
-/// Rows of a tile.
-const ROWS: usize = 4;
+/// Most rows of a tile.
+const ROWS: usize = 8;
 
 /// A packed matrix of `n` outputs and `k` inputs.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ impl Owned {
 
 /// What a tile works on: rows of quantised activations and one panel.
 struct Tile<'a> {
-    /// First activation of each row: [`Tile::steps`] groups of four bytes.
-    rows: [&'a [u8]; ROWS],
+    /// Activations of each row: as many groups of four bytes as there are steps.
+    rows: [&'a [[u8; STEP]]; ROWS],
     /// Scales of each row, one per group.
     row_scales: [&'a [f32]; ROWS],
     values: &'a [i8],
@@ -97,8 +97,9 @@ impl Tile<'_> {
 
     #[inline(always)]
     fn x(&self, row: usize, step: usize) -> i32 {
-        let x = &self.rows[row][step * STEP..][..STEP];
-        i32::from_le_bytes([x[0], x[1], x[2], x[3]])
+        debug_assert!(step < self.rows[row].len());
+        // SAFETY: every row has `steps` groups (`linear` makes them so), and `group` yields no step beyond.
+        i32::from_le_bytes(unsafe { *self.rows[row].get_unchecked(step) })
     }
 
     /// Groups in a block of the contraction.
@@ -269,14 +270,16 @@ pub fn linear(
         }
     }
 
+    // As many independent sums as there are registers and the byte instructions have latency.
+    let tile_rows = if vnni { ROWS } else { ROWS / 2 };
     let output = Output::new(out);
     let task = |panel: usize| {
         default_float_mode();
-        for first in (0..m).step_by(ROWS) {
-            let rows = ROWS.min(m - first);
+        for first in (0..m).step_by(tile_rows) {
+            let rows = tile_rows.min(m - first);
             let row = |r: usize| first + r.min(rows - 1);
             let tile = Tile {
-                rows: std::array::from_fn(|r| &bytes[row(r) * stride..][..stride]),
+                rows: std::array::from_fn(|r| &bytes[row(r) * stride..][..stride].as_chunks().0[..steps]),
                 row_scales: std::array::from_fn(|r| &scales[row(r) * groups..][..groups]),
                 values: &w.values[panel * steps * PANEL * STEP..][..steps * PANEL * STEP],
                 scales: &w.scales[panel * groups * PANEL..][..groups * PANEL],
@@ -290,12 +293,16 @@ pub fn linear(
                 // SAFETY: `has_vnni` and `isa.is_available()` have confirmed the features.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 if vnni => unsafe {
-                    if rows == 1 { x86::vnni::<1>(&tile, &mut acc) } else { x86::vnni::<ROWS>(&tile, &mut acc) }
+                    match rows {
+                        1 => x86::vnni::<1>(&tile, &mut acc),
+                        2..=4 => x86::vnni::<4>(&tile, &mut acc),
+                        _ => x86::vnni::<8>(&tile, &mut acc),
+                    }
                 },
                 // SAFETY: `isa.is_available()` has confirmed AVX2, which AVX-512 includes.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 | Isa::Avx2 => unsafe {
-                    if rows == 1 { x86::avx2::<1>(&tile, &mut acc) } else { x86::avx2::<ROWS>(&tile, &mut acc) }
+                    if rows == 1 { x86::avx2::<1>(&tile, &mut acc) } else { x86::avx2::<4>(&tile, &mut acc) }
                 },
                 _ => portable(&tile, rows, &mut acc),
             }
