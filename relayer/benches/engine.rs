@@ -5,10 +5,11 @@
 //!     cargo bench -p candor-relayer --bench engine                # everything
 //!     cargo bench -p candor-relayer --bench engine -- f16         # lines whose name contains f16
 
-use candle_core::{Device as CandleDevice, Tensor};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Device as CandleDevice, Module, Tensor};
 use candor_relayer::engine::kernels::elementwise::Epilogue;
 use candor_relayer::engine::kernels::gemm::{self, Activations};
-use candor_relayer::engine::kernels::{Isa, Weight};
+use candor_relayer::engine::kernels::{Isa, Weight, quantised};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
 use half::{bf16, f16};
 use std::hint::black_box;
@@ -41,6 +42,7 @@ fn main() {
     }
     let wanted = |name: &str| filter.iter().all(|part| name.contains(part.as_str()));
     linear_layers(&wanted);
+    quantised_layers(&wanted);
     whole_models(&wanted);
 }
 
@@ -90,6 +92,51 @@ fn linear<W: Weight + candle_core::WithDType>(
         },
         || drop(black_box(theirs_x.matmul(&theirs_w).expect("a product"))),
     );
+}
+
+/// Int8 weights, f32 activations on both sides: each quantises them itself. candle has blocks of 32 only.
+fn quantised_layers(wanted: &dyn Fn(&str) -> bool) {
+    let (k, n) = (2048, 2304);
+    for (format, group) in [("q8_0", 32), ("q8_128", 128)] {
+        for m in [1, 8, 64, 256] {
+            let name = format!("linear {format} {m} x {k} x {n}");
+            if !wanted(&name) {
+                continue;
+            }
+            let (x, w) = (noise(m * k, 1), noise(n * k, 2));
+            let cpu = CandleDevice::Cpu;
+            let theirs_x = Tensor::from_slice(&x, (m, k), &cpu).expect("a tensor");
+            let theirs_w = Tensor::from_slice(&w, (n, k), &cpu)
+                .and_then(|w| QTensor::quantize(&w, GgmlDType::Q8_0))
+                .and_then(QMatMul::from_qtensor)
+                .expect("quantised weights");
+            let isa = Isa::best();
+            let groups = k / group;
+            let quantise = |x: &[f32], magnitudes: &mut [f32], values: &mut [i8]| {
+                quantised::group_magnitudes(isa, x, group, magnitudes);
+                quantised::quantise(isa, x, magnitudes, group, values);
+                magnitudes.iter_mut().for_each(|most| *most /= 127.0);
+            };
+            let (mut values, mut scales) = (vec![0i8; n * k], vec![0f32; n * groups]);
+            for (row, w) in w.chunks(k).enumerate() {
+                quantise(w, &mut scales[row * groups..][..groups], &mut values[row * k..][..k]);
+            }
+            let packed = quantised::pack(&values, &scales, n, k, group);
+            let (mut values, mut scales) = (vec![0i8; m * k], vec![0f32; m * groups]);
+            let mut out = vec![0f32; m * n];
+            paired(
+                &name,
+                || {
+                    for (row, x) in x.chunks(k).enumerate() {
+                        quantise(x, &mut scales[row * groups..][..groups], &mut values[row * k..][..k]);
+                    }
+                    let epilogue = Epilogue::default();
+                    quantised::linear(isa, (&values, &scales), &packed.as_ref(), m, &epilogue, black_box(&mut out));
+                },
+                || drop(black_box(theirs_w.forward(&theirs_x).expect("a product"))),
+            );
+        }
+    }
 }
 
 fn whole_models(wanted: &dyn Fn(&str) -> bool) {

@@ -122,6 +122,39 @@ fn ragged_rows() {
 }
 
 #[test]
+fn quantised_layers() {
+    let mut r = Random(14);
+    for (dtype, group, k) in [(WeightType::Q8_0, 32, 96), (WeightType::Q8_0, 32, 256), (WeightType::Q8_128, 128, 300)] {
+        let (rows, n) = (6, 37);
+        let scale = |r: &mut Random| match dtype {
+            WeightType::Q8_0 => f16::from_f32(r.ordinary()).to_le_bytes().to_vec(),
+            _ => r.ordinary().to_le_bytes().to_vec(),
+        };
+        let mut bytes = Vec::new();
+        for _ in 0..n {
+            for start in (0..k).step_by(group) {
+                bytes.extend(scale(&mut r));
+                bytes.extend((start..k.min(start + group)).map(|_| r.bits() as u8));
+            }
+        }
+        let mut b = ProgramBuilder::new();
+        let x = b.input(InputKind::F32Be, rows, k as u32);
+        let w = b.weight(WeightTensor::new("w", (n, k as u32), dtype, Arc::new(bytes)).expect("a tensor"));
+        let bias = r.vector(n as usize, Random::ordinary);
+        let bias = b.row("bias", &bias);
+        let y = b.linear(x, w, Some(bias));
+        let z = b.linear(x, w, None);
+        b.output(EncodeKind::F32Be, y);
+        b.output(EncodeKind::F32Be, z);
+        let model = finish(b, rows * k as u32 * 4);
+        let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
+        let inputs =
+            kinds.map(|element| r.vector(rows as usize * k, element).iter().flat_map(|x| x.to_be_bytes()).collect());
+        compare(&model, inputs.to_vec());
+    }
+}
+
+#[test]
 fn an_answer_that_ignores_its_request() {
     let mut b = ProgramBuilder::new();
     b.input(InputKind::U8, 1, 2);

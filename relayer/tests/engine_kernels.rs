@@ -5,7 +5,8 @@ mod engine_common;
 use candor_relayer::engine::kernels::elementwise::{self, Epilogue};
 use candor_relayer::engine::kernels::gemm::{self, Activations};
 use candor_relayer::engine::kernels::rows::{self, Reduction};
-use candor_relayer::engine::kernels::{Isa, Weight, isa};
+use candor_relayer::engine::kernels::{Isa, Weight, isa, quantised};
+use candor_sdk::arithmetic::quantised::{self as reference_quantised, Group, Quantised};
 use candor_sdk::arithmetic::{contraction, functions, reduction, scalar};
 use candor_sdk::program::{BinaryFunction, UnaryFunction};
 use engine_common::{Random, assert_same_bits, pool};
@@ -318,4 +319,93 @@ fn windows_are_the_view_they_stand_for() {
             }
         }
     }
+}
+
+#[test]
+fn quantised_contractions() {
+    let mut r = Random(13);
+    let shapes: [(usize, usize, usize); 8] =
+        [(1, 32, 1), (2, 128, 16), (4, 160, 17), (5, 256, 33), (9, 384, 50), (3, 130, 20), (6, 301, 7), (1, 3, 40)];
+    for (m, k, n) in shapes {
+        for group in [Group::G32, Group::G128] {
+            if group == Group::G32 && k % 32 != 0 {
+                continue; // q8_0 has whole blocks only
+            }
+            for element in [Random::ordinary as fn(&mut Random) -> f32, Random::finite_edge, Random::edge] {
+                let g = group.len();
+                let groups = k.div_ceil(g);
+                // Any bytes are weights, -128 too; scales are anything.
+                let bytes: Vec<i8> = (0..n * k).map(|_| [-128, 127, r.bits() as i8][r.below(3)]).collect();
+                let scales = r.vector(n * groups, element);
+                let rows: Vec<Quantised> = (0..n)
+                    .map(|row| {
+                        let (bytes, scales) = (&bytes[row * k..][..k], &scales[row * groups..][..groups]);
+                        let blocks = bytes.chunks(g).zip(scales);
+                        let stored = blocks.flat_map(|(b, s)| match group {
+                            Group::G32 => {
+                                f16::from_f32(*s).to_le_bytes().into_iter().chain(as_bytes(b)).collect::<Vec<u8>>()
+                            }
+                            Group::G128 => s.to_le_bytes().into_iter().chain(as_bytes(b)).collect(),
+                        });
+                        let stored: Vec<u8> = stored.collect();
+                        match group {
+                            Group::G32 => Quantised::from_q8_0(&stored, k),
+                            Group::G128 => Quantised::from_q8_128(&stored, k),
+                        }
+                        .expect("a row")
+                    })
+                    .collect();
+                let scales: Vec<f32> = rows.iter().flat_map(|row| row.scales().to_vec()).collect();
+                let x = r.vector(m * k, element);
+                let activations: Vec<Quantised> = x.chunks(k).map(|x| Quantised::quantise(x, group)).collect();
+
+                let mut row_scales = Vec::new();
+                let mut values = vec![0i8; m * k];
+                for &isa in Isa::available() {
+                    row_scales.clear();
+                    for (row, values) in values.chunks_mut(k).enumerate() {
+                        let mut magnitudes = vec![0.0; groups];
+                        quantised::group_magnitudes(isa, &x[row * k..][..k], g, &mut magnitudes);
+                        quantised::quantise(isa, &x[row * k..][..k], &magnitudes, g, values);
+                        assert_eq!(values, activations[row].values(), "{}", isa.name());
+                        row_scales.extend(magnitudes.iter().map(|&most| scalar::div(most, 127.0)));
+                        let scales = &row_scales[row * groups..];
+                        assert_same_bits(scales, activations[row].scales(), isa.name());
+                    }
+                }
+                let want: Vec<f32> =
+                    activations.iter().flat_map(|x| rows.iter().map(|w| reference_quantised::dot(x, w))).collect();
+                let packed = quantised::pack(&bytes, &scales, n, k, g);
+                for &isa in Isa::available() {
+                    for threads in [1, 2] {
+                        let mut got = vec![7.0; m * n];
+                        let x = (values.as_slice(), row_scales.as_slice());
+                        pool(threads).install(|| {
+                            quantised::linear(isa, x, &packed.as_ref(), m, &Epilogue::default(), &mut got);
+                        });
+                        assert_same_bits(&got, &want, &format!("{} {group:?} {m} x {k} x {n}", isa.name()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_least_byte_is_a_byte_like_any_other() {
+    let weights = [-128i8, 127, 1, -1, -128, 0, 3, -7];
+    for k in [1, 5, 8] {
+        let x = vec![i8::MIN; k];
+        let want = [reference_quantised::partial((&x, &[1.0]), (&weights[..k], &[0.5]), Group::G128)];
+        let packed = quantised::pack(&weights[..k], &[0.5], 1, k, 128);
+        for &isa in Isa::available() {
+            let mut got = [7.0];
+            quantised::linear(isa, (&x, &[1.0]), &packed.as_ref(), 1, &Epilogue::default(), &mut got);
+            assert_same_bits(&got, &want, isa.name());
+        }
+    }
+}
+
+fn as_bytes(values: &[i8]) -> Vec<u8> {
+    values.iter().map(|&v| v as u8).collect()
 }

@@ -23,7 +23,7 @@ mod run;
 pub use candor_sdk::program::{Request as InferRequest, Tensor as TraceTensor};
 pub use error::{InferError, LoadError};
 
-use candor_sdk::program::{Model, Op, Operand, Symbols, TensorData, TraceBuilder, TraceTree};
+use candor_sdk::program::{DType, Model, Op, Operand, Symbols, TensorData, TraceBuilder, TraceTree};
 use kernels::Isa;
 use operands::Operands;
 use plan::Plan;
@@ -186,7 +186,7 @@ impl LoadedModel {
         let shapes = self.shapes(symbols)?;
         let mut trace = TraceBuilder::default();
         let watch = |node: usize, tensor: &candle_core::Tensor| {
-            let tensor = materialise(tensor)?;
+            let tensor = materialise(tensor, self.model.program.nodes[node].dtype)?;
             trace.push(&tensor);
             visit(node as u32, &tensor); // at most 2^16 nodes
             Ok(())
@@ -237,14 +237,15 @@ impl LoadedModel {
 }
 
 /// A node's tensor in this machine's memory.
-fn materialise(tensor: &candle_core::Tensor) -> candle_core::Result<TraceTensor> {
+fn materialise(tensor: &candle_core::Tensor, dtype: DType) -> candle_core::Result<TraceTensor> {
     let (rows, cols) = tensor.dims2()?;
     let flat = tensor.flatten_all()?;
-    let data = match tensor.dtype() {
-        candle_core::DType::F32 => TensorData::F32(flat.to_vec1()?),
-        candle_core::DType::U32 => TensorData::U32(flat.to_vec1()?),
-        candle_core::DType::U8 => TensorData::U8(flat.to_vec1()?),
-        other => candle_core::bail!("a trace holds no {other:?}"),
+    let data = match dtype {
+        DType::F32 => TensorData::F32(flat.to_vec1()?),
+        DType::U32 => TensorData::U32(flat.to_vec1()?),
+        DType::U8 => TensorData::U8(flat.to_vec1()?),
+        // candle has no signed bytes; these are theirs, stored as u8.
+        DType::I8 => TensorData::I8(flat.to_vec1::<u8>()?.into_iter().map(|byte| byte as i8).collect()),
     };
     Ok(TraceTensor::new(rows, cols, data))
 }

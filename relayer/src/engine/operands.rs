@@ -1,9 +1,10 @@
 //! A model's weights and constants as candle tensors, each in the layout that its readers want.
 
 use super::error::LoadError;
-use super::kernels::{Weight, gemm};
-use super::ops::Extent;
-use candle_core::{Device, Result, Tensor, WithDType};
+use super::kernels::{Weight, gemm, quantised as kernel};
+use super::ops::{Extent, quantised};
+use candle_core::{Device, Error, Result, Tensor, WithDType, bail};
+use candor_sdk::arithmetic::quantised::Quantised;
 use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::{Model, Op, Operand, WeightTensor, WeightType};
 use half::{bf16, f16};
@@ -17,14 +18,21 @@ pub(super) struct Operands {
     plain: HashMap<u32, (Tensor, Extent)>,
     /// `[rows, cols]` in the stored type, by weight, where rows are looked up.
     tables: HashMap<u32, Tensor>,
+    /// Packed int8 weights, by weight.
+    quantised: HashMap<u32, quantised::Weights>,
     constants: HashMap<u32, Tensor>,
 }
 
 impl Operands {
     /// Places the weights on `device`.
     pub(super) fn load(model: &Model, device: &Device) -> std::result::Result<Self, LoadError> {
-        let mut operands =
-            Self { packed: HashMap::new(), plain: HashMap::new(), tables: HashMap::new(), constants: HashMap::new() };
+        let mut operands = Self {
+            packed: HashMap::new(),
+            plain: HashMap::new(),
+            tables: HashMap::new(),
+            quantised: HashMap::new(),
+            constants: HashMap::new(),
+        };
         for (index, node) in model.program.nodes.iter().enumerate() {
             for (position, operand) in node.inputs.iter().enumerate() {
                 let placed = match (operand, &node.op, position) {
@@ -32,6 +40,9 @@ impl Operands {
                     (Operand::Constant(bits), ..) => operands.add_constant(*bits, device),
                     (Operand::Weight(weight), op, position) => match model.weights.get(*weight) {
                         None => continue, // refused by `validate`
+                        Some(tensor) if matches!((op, position), (Op::QuantLinear, 2)) => {
+                            operands.add_quantised(*weight, tensor, device)
+                        }
                         Some(tensor) if tensor.dtype().block().is_some() => {
                             return Err(LoadError::Unsupported {
                                 node: index,
@@ -67,6 +78,11 @@ impl Operands {
         self.plain.get(&weight)
     }
 
+    /// A packed int8 weight.
+    pub(super) fn quantised(&self, weight: u32) -> Option<&quantised::Weights> {
+        self.quantised.get(&weight)
+    }
+
     /// A constant, `[1, 1]`.
     pub(super) fn constant(&self, bits: u32) -> Option<&Tensor> {
         self.constants.get(&bits)
@@ -88,6 +104,37 @@ impl Operands {
             _ => pack(tensor, f32::from_le_bytes, device),
         }?;
         self.packed.insert(weight, packed);
+        Ok(())
+    }
+
+    fn add_quantised(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
+        let Some(group) = tensor.dtype().block() else { bail!("{}: not quantised weights", tensor.name()) };
+        if self.quantised.contains_key(&weight) {
+            return Ok(());
+        }
+        let (n, k) = (tensor.rows(), tensor.cols());
+        let (mut values, mut scales) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k.div_ceil(group)));
+        for row in 0..n {
+            let row = match tensor.dtype() {
+                WeightType::Q8_0 => Quantised::from_q8_0(tensor.row(row), k),
+                _ => Quantised::from_q8_128(tensor.row(row), k),
+            }
+            .map_err(Error::wrap)?;
+            values.extend_from_slice(row.values());
+            scales.extend_from_slice(row.scales());
+        }
+        let packed = kernel::pack(&values, &scales, n, k, group);
+        let bytes: Vec<u8> = packed.values.iter().map(|&value| value as u8).collect();
+        let panels = n.div_ceil(kernel::PANEL);
+        let weights = quantised::Weights {
+            n,
+            k,
+            group,
+            values: Tensor::from_vec(bytes, (panels, k.div_ceil(4), 4 * kernel::PANEL), device)?,
+            scales: Tensor::from_vec(packed.scales, (panels, k.div_ceil(group), kernel::PANEL), device)?,
+            excess: Tensor::from_vec(packed.excess, (panels, k.div_ceil(group), kernel::PANEL), device)?,
+        };
+        self.quantised.insert(weight, weights);
         Ok(())
     }
 

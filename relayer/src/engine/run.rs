@@ -2,7 +2,7 @@
 
 use super::kernels::{Isa, rows::Reduction};
 use super::operands::Operands;
-use super::ops::{Extent, elementwise, index, linear, rows};
+use super::ops::{Extent, elementwise, index, linear, quantised, rows};
 use super::plan::{Plan, Step};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use candor_sdk::arithmetic::scalar;
@@ -85,6 +85,9 @@ pub(super) fn supported(op: &Op) -> std::result::Result<(), String> {
         | Op::Select
         | Op::MulAdd
         | Op::Linear
+        | Op::BlockAbsMax { .. }
+        | Op::Quantise { .. }
+        | Op::QuantLinear
         | Op::RowSum { .. }
         | Op::RowSumSquares
         | Op::RowMax { .. }
@@ -211,6 +214,16 @@ impl Run<'_> {
                     None => x.apply_op2_no_bwd(packed, &op),
                 }
             }
+            Op::BlockAbsMax { block } => {
+                let (x, extent) = operand(0)?;
+                x.apply_op1_no_bwd(&quantised::BlockAbsMax { isa: self.isa, block: *block as usize, cols: extent.cols })
+            }
+            Op::Quantise { block } => {
+                let ((x, extent), (most, magnitudes)) = (operand(0)?, operand(1)?);
+                let op = quantised::Quantise { isa: self.isa, block: *block as usize, batch, x: extent, magnitudes };
+                x.apply_op2_no_bwd(most, &op)
+            }
+            Op::QuantLinear => self.quant_linear(step, operand(0)?, operand(1)?, tensors),
             Op::RowSum { causal } => self.reduce(Reduction::Sum, *causal, operand(0)?),
             Op::RowSumSquares => self.reduce(Reduction::SumSquares, 0, operand(0)?),
             Op::RowMax { causal: 0 } => match self.seen(step, tensors)? {
@@ -267,6 +280,32 @@ impl Run<'_> {
         let out = self.shapes.extents[step.node];
         let batch = if out.shared { 1 } else { self.batch };
         x.apply_op3_no_bwd(y, z, &elementwise::Ternary { isa: self.isa, function, batch, out, operands: [a, b, c] })
+    }
+
+    fn quant_linear(
+        &self,
+        step: &Step,
+        (x, extent): (&Tensor, Extent),
+        (most, magnitudes): (&Tensor, Extent),
+        tensors: &[Option<Tensor>],
+    ) -> Result<Tensor> {
+        let node = &self.model.program.nodes[step.node];
+        let weights = match node.inputs.get(2) {
+            Some(Operand::Weight(weight)) => self.operands.quantised(*weight),
+            _ => None,
+        };
+        let weights = weights.ok_or_else(|| Error::msg("QuantLinear reads a quantised weight"))?;
+        let bias = match node.inputs.get(3) {
+            Some(_) => Some(self.operand(step.node, 3, tensors)?.0.flatten_all()?.to_vec1()?),
+            None => None,
+        };
+        // One side may be the same for all requests while the other is not.
+        let repeated = |tensor: &Tensor, this: Extent, other: Extent| match this.shared && !other.shared {
+            true => Tensor::cat(&vec![tensor; self.batch], 0),
+            false => Ok(tensor.clone()),
+        };
+        let (x, most) = (repeated(x, extent, magnitudes)?, repeated(most, magnitudes, extent)?);
+        x.apply_op2_no_bwd(&most, &quantised::QuantLinear { isa: self.isa, weights, bias })
     }
 
     fn reduce(&self, reduction: Reduction, causal: u32, (x, extent): (&Tensor, Extent)) -> Result<Tensor> {

@@ -49,19 +49,23 @@ pub fn pack<W: Copy + Default + Send + Sync>(rows: &[W], n: usize, k: usize) -> 
 
 /// A base pointer that tasks share to write disjoint rectangles of one output.
 #[derive(Clone, Copy)]
-struct Output(*mut f32);
-// SAFETY: only `linear` makes one, for a buffer it has borrowed mutably, and hands each element to exactly one task.
+pub(super) struct Output(*mut f32);
+// SAFETY: a kernel makes one of a buffer it has borrowed mutably and hands each element to exactly one task.
 unsafe impl Send for Output {}
 // SAFETY: as above.
 unsafe impl Sync for Output {}
 
 impl Output {
+    pub(super) fn new(out: &mut [f32]) -> Self {
+        Self(out.as_mut_ptr())
+    }
+
     /// The `len` elements from `start`.
     ///
     /// # Safety
     /// They lie in the buffer and no other task uses them.
     #[allow(clippy::mut_from_ref)] // disjointness is the caller's promise
-    unsafe fn segment(&self, start: usize, len: usize) -> &mut [f32] {
+    pub(super) unsafe fn segment(&self, start: usize, len: usize) -> &mut [f32] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
@@ -146,7 +150,7 @@ pub fn linear<W: Weight>(
         task_rows /= 2;
     }
     let bands = m.div_ceil(task_rows);
-    let output = Output(out.as_mut_ptr());
+    let output = Output::new(out);
 
     // Panel-major: the bands of one panel follow each other, so its weights are still in cache.
     let task = |index: usize| {
@@ -171,9 +175,13 @@ pub fn linear<W: Weight>(
             }
         }
     };
-    let tasks = columns * bands;
-    let group = TASK_NANOSECONDS.div_ceil(nanoseconds::<W>(task_rows.min(m), width, k)).max(1);
-    if tasks <= group || threads == 1 {
+    for_each_task(columns * bands, nanoseconds::<W>(task_rows.min(m), width, k), task);
+}
+
+/// Runs tasks of about so many nanoseconds each, on several threads if that pays.
+pub(super) fn for_each_task(tasks: usize, nanoseconds: usize, task: impl Fn(usize) + Sync + Send) {
+    let group = TASK_NANOSECONDS.div_ceil(nanoseconds.max(1)).max(1);
+    if tasks <= group || rayon::current_num_threads() == 1 {
         (0..tasks).for_each(task);
     } else {
         (0..tasks).into_par_iter().with_min_len(group).for_each(task);
@@ -183,7 +191,7 @@ pub fn linear<W: Weight>(
 /// About how long a task takes: some hundred multiply-adds and 64 bytes of weights in a nanosecond.
 fn nanoseconds<W>(rows: usize, panels: usize, k: usize) -> usize {
     let weights = panels * PANEL * k;
-    (rows * weights / 100 + weights * size_of::<W>() / 64).max(1)
+    rows * weights / 100 + weights * size_of::<W>() / 64
 }
 
 /// Adds up all blocks of one task into `acc`, `[rows][panels][48]`, which starts at +0.

@@ -5,6 +5,7 @@
 pub mod elementwise;
 pub mod gemm;
 pub mod isa;
+pub mod quantised;
 pub mod rows;
 mod tiles;
 

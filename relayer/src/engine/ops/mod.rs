@@ -7,6 +7,7 @@
 pub mod elementwise;
 pub mod index;
 pub mod linear;
+pub mod quantised;
 pub mod rows;
 
 use super::kernels::isa::default_float_mode;
