@@ -64,8 +64,6 @@ pub struct AnvilOptions {
     pub port: Option<u16>,
     /// The chain's number; 31337 when not given.
     pub chain_id: Option<u64>,
-    /// Where the state is read from at the start, if it is there, and written to at an orderly end ([`Anvil::shut_down`]).
-    pub state: Option<PathBuf>,
     /// More arguments, as for the program.
     pub args: Vec<OsString>,
 }
@@ -107,9 +105,6 @@ impl Anvil {
         if let Some(id) = options.chain_id {
             command.args(["--chain-id", &id.to_string()]);
         }
-        if let Some(path) = &options.state {
-            command.arg("--state").arg(path);
-        }
         command.args(&options.args);
         die_with_this_process(&mut command);
 
@@ -137,12 +132,6 @@ impl Anvil {
         url.parse().expect("a number as port makes a valid address")
     }
 
-    /// Where it listens, for WebSocket clients.
-    pub fn ws_url(&self) -> reqwest::Url {
-        let url = format!("ws://127.0.0.1:{}", self.port);
-        url.parse().expect("a number as port makes a valid address")
-    }
-
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
@@ -156,36 +145,6 @@ impl Anvil {
     /// What it printed last, for error messages.
     pub fn output(&self) -> String {
         self.shared.output()
-    }
-
-    /// Stops it in the middle of whatever it does: connections are taken and nothing answers.
-    #[cfg(unix)]
-    pub fn pause(&self) {
-        self.signal(libc::SIGSTOP);
-    }
-
-    /// Lets it go on after [`Anvil::pause`].
-    #[cfg(unix)]
-    pub fn resume(&self) {
-        self.signal(libc::SIGCONT);
-    }
-
-    /// Asks it to end, so that it writes its state if it was told where to, and waits until it has.
-    #[cfg(unix)]
-    pub fn shut_down(mut self) {
-        self.signal(libc::SIGTERM);
-        self.join();
-    }
-
-    #[cfg(unix)]
-    fn signal(&self, signal: libc::c_int) {
-        // The lock is held over the signal: the child is not waited for meanwhile, so the number cannot have become another process's.
-        if let Some(child) = self.shared.child().as_ref()
-            && let Ok(pid) = libc::pid_t::try_from(child.id())
-        {
-            // SAFETY: `kill` touches no memory of this process.
-            unsafe { libc::kill(pid, signal) };
-        }
     }
 
     fn join(&mut self) {

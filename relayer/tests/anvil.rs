@@ -53,28 +53,6 @@ async fn what_it_complains_about_is_passed_on() {
     assert!(error.contains("--no-such-flag"), "{error}");
 }
 
-#[cfg(unix)]
-#[tokio::test]
-async fn it_can_be_silent_for_a_while_and_come_back_with_its_state() {
-    let place = tempfile::tempdir().unwrap();
-    let options = AnvilOptions { state: Some(place.path().join("state.json")), ..Default::default() };
-    let anvil = Anvil::start(&options).await.unwrap();
-    let provider = ProviderBuilder::new().connect_http(anvil.url());
-    anvil.pause();
-    let silence = tokio::time::timeout(Duration::from_millis(300), provider.get_block_number()).await;
-    assert!(silence.is_err(), "nothing answers: {silence:?}");
-    anvil.resume();
-    provider.get_block_number().await.unwrap();
-    let mine = provider.raw_request::<_, serde_json::Value>("anvil_mine".into(), ["0x5"]);
-    mine.await.unwrap();
-    let port = anvil.port();
-    anvil.shut_down();
-    assert!(provider.get_block_number().await.is_err());
-    let again = Anvil::start(&AnvilOptions { port: Some(port), ..options }).await.unwrap();
-    assert_eq!(again.port(), port);
-    assert_eq!(provider.get_block_number().await.unwrap(), 5);
-}
-
 /// The process that starts the chain here is this test's own program, run once more with a hint in its environment.
 #[cfg(target_os = "linux")]
 #[tokio::test]
