@@ -117,6 +117,34 @@ contract CallbackTest is World {
         if (gasProvided > 400_000) assertTrue(success, "enough is enough");
     }
 
+    /// The least gas with which posting succeeds at all gives the consumer as much as plenty does: not one unit is taken from its share by the 63/64
+    /// rule.
+    function test_callback_leastGasThatWorksGivesTheWholeShare() external {
+        RecordingConsumer consumer = new RecordingConsumer();
+        IInferenceOracle.RequestArgs memory args = callbackArgs(Delivery.Optimistic);
+        args.callbackGasLimit = 1_000_000;
+        PackedRequest memory r = askBy(consumer, args);
+        bytes memory call = abi.encodeCall(oracle.fulfill, (answerOf(r, output, signerKey)));
+        uint256 before = vm.snapshotState();
+        (bool success,) = address(oracle).call{gas: 3_000_000}(call);
+        assertTrue(success, "plenty");
+        uint256 share = consumer.gasSeen();
+
+        (uint256 fails, uint256 works) = (900_000, 3_000_000);
+        while (works - fails > 1) {
+            uint256 middle = (fails + works) / 2;
+            vm.revertToState(before);
+            before = vm.snapshotState();
+            (success,) = address(oracle).call{gas: middle}(call);
+            if (success) works = middle;
+            else fails = middle;
+        }
+        vm.revertToState(before);
+        (success,) = address(oracle).call{gas: works}(call);
+        assertTrue(success, "just enough");
+        assertEq(consumer.gasSeen(), share, "the same share");
+    }
+
     function test_callback_revertsForTooLittleGasBeforeTheCall() external {
         RecordingConsumer consumer = new RecordingConsumer();
         PackedRequest memory r = askBy(consumer, callbackArgs(Delivery.Optimistic));
