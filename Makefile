@@ -36,7 +36,7 @@ gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
 lint: $(TOOLS) ## formatting, clippy, documentation, frozen artifacts
 	cargo fmt --all --check
 	$(FORGE) fmt --check
-	$(FORGE) lint
+	FOUNDRY_PROFILE=lint $(FORGE) lint contracts/src --deny warnings
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	contracts/tools/freeze --check
