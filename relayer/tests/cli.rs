@@ -189,7 +189,7 @@ fn questions_that_make_no_sense_are_refused_before_anything_is_sent() {
         (&["digits", "--applicant", "purpose=new_car"], 2, "--applicant is for the credit model"),
         (&["credit", "--applicant", "purpose=new_cat"], 2, "did you mean new_car?"),
         (&["credit", "--applicant", "porpoise=new_car"], 2, "unknown key \"porpoise\", did you mean \"purpose\"?"),
-        (&["credit", "--input-hex", "0x00"], 1, "the input has 1 bytes, this model takes 80"),
+        (&["credit", "--input-hex", "0x00"], 1, "the input has 1 byte, this model takes 80"),
         (&["credit", "--input-hex", "0xyz"], 2, "invalid value"),
         (&["credit"], 2, "required arguments were not provided"),
         (&["credit", "--input-hex", "00", "--image", "x.png"], 2, "cannot be used with"),

@@ -2,7 +2,11 @@
 //!
 //! No compiler and no frozen file is needed for them, and there is nothing in them but the misbehaviour.
 
-use alloy::primitives::{Address, Bytes};
+use alloy::{
+    primitives::{Address, Bytes},
+    sol_types::SolCall,
+};
+use candor_sdk::bindings::IInferenceOracle;
 
 /// What a consumer does when it is called back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +19,8 @@ pub enum Callback {
     BurnGas,
     /// Reverts with as much data as its gas can pay for.
     ReturnBomb,
+    /// Calls the oracle back to take credit out, and reverts if it may not.
+    Reenter,
 }
 
 impl Callback {
@@ -25,6 +31,17 @@ impl Callback {
             Self::Revert => vec![0x5f, 0x5f, 0xfd],                 // REVERT(0, 0)
             Self::BurnGas => vec![0x5b, 0x5f, 0x56],                // JUMPDEST; JUMP(0): for ever
             Self::ReturnBomb => vec![0x61, 0x40, 0x00, 0x5f, 0xfd], // REVERT(0, 16384)
+            Self::Reenter => {
+                let mut code = vec![0x63]; // PUSH4
+                code.extend(IInferenceOracle::withdrawCreditCall::SELECTOR);
+                code.extend([0x60, 0xe0, 0x1b, 0x5f, 0x52]); // selector at 0
+                code.extend([0x32, 0x60, 0x04, 0x52]); // ORIGIN as payee, who would take the no wei
+                code.extend([0x5f, 0x5f, 0x60, 0x44, 0x5f, 0x5f, 0x33, 0x5a, 0xf1]); // CALL(GAS, CALLER, 0, 0, 0x44, 0, 0)
+                code.extend([0x60, 0x1d, 0x57, 0x5f, 0x5f, 0xfd]); // JUMPI if it succeeded; REVERT(0, 0)
+                code.extend([0x5b, 0x00]); // JUMPDEST; STOP
+                debug_assert_eq!(code[0x1d], 0x5b);
+                code
+            }
         }
     }
 

@@ -115,7 +115,7 @@ async fn from_the_first_stake_to_the_last_withdrawal() -> Result<()> {
     has(&text, &["ok    node", "BAD   stake", "BAD   signer", "candor operator join", "BAD   offers"]);
     let text = person.fails(1, &["run"]).await?;
     has(&text, &["is not registered: run `candor operator join`"]);
-    has(&person.does(&["status"]).await?, &["requests   none", "0 ether at stake"]);
+    has(&person.does(&["status"]).await?, &["no relayer has run with this configuration", "0 ether at stake"]);
 
     let planned = person.does(&["operator", "join", "--dry-run"]).await?;
     has(
@@ -259,6 +259,53 @@ async fn wrong_places_and_empty_pockets_are_named() -> Result<()> {
     let poor = Person::new(&world, &poor, "")?;
     has(&poor.fails(3, &["doctor"]).await?, &["has nothing to pay gas with"]);
     has(&poor.fails(1, &["operator", "join"]).await?, &["has 0 ether, the stake lacks 1.1 ether"]);
+    Ok(())
+}
+
+/// Files that `candor run`, `status` and `doctor` can't work with are named, and left as they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_models_and_foreign_databases_are_named() -> Result<()> {
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(2)).await?;
+    let person = Person::new(&world, &operator.key, "[models]\nserve = [\"credit\", \"./mine\"]\n")?;
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../relayer/models/digits");
+    std::fs::create_dir(person.path("mine"))?;
+    std::fs::copy(embedded.join("config.json"), person.path("mine/config.json"))?;
+    let weights = std::fs::read(embedded.join("model.safetensors"))?;
+    std::fs::write(person.path("mine/model.safetensors"), &weights[..weights.len() / 2])?;
+    has(&person.fails(1, &["run"]).await?, &["model mine", "model.safetensors"]);
+    has(&person.fails(3, &["doctor"]).await?, &["ok    models", "BAD   models", "model.safetensors"]);
+    assert!(!person.path("candor.db").exists(), "nothing was begun");
+
+    // Sound again: the folder is served under another name, and is the same model.
+    std::fs::write(person.path("mine/model.safetensors"), &weights)?;
+    let mut relayer = person.relayer()?;
+    let id = world.ask("digits", &candor_tests::world::image()).await?;
+    world.wait_for(id, RequestStatus::Fulfilled).await.with_context(|| person.log())?;
+    // A second relayer on the same file.
+    has(&person.fails(1, &["run"]).await?, &["database", "candor.db is in use by another relayer"]);
+    stop(&mut relayer).await.with_context(|| person.log())?;
+
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite:{}", person.path("candor.db").display())).await?;
+    sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999, 'later', 1, x'00', 0)")
+        .execute(&pool)
+        .await?;
+    pool.close().await;
+    for command in ["run", "status"] {
+        has(&person.fails(1, &[command]).await?, &["candor.db was written by another version of Candor", "999"]);
+    }
+    has(&person.fails(3, &["doctor"]).await?, &["BAD   database", "another version of Candor"]);
+    std::fs::write(
+        person.path("candor.db"),
+        "groceries, and enough of them that SQLite reads a whole header of a hundred bytes, which this is",
+    )?;
+    for suffix in ["candor.db-wal", "candor.db-shm"] {
+        let _ = std::fs::remove_file(person.path(suffix));
+    }
+    for command in ["run", "status"] {
+        has(&person.fails(1, &[command]).await?, &["candor.db", "not a database"]);
+    }
+    assert!(std::fs::read_to_string(person.path("candor.db"))?.starts_with("groceries"), "not touched");
     Ok(())
 }
 

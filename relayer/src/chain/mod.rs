@@ -5,5 +5,6 @@ mod sender;
 mod watcher;
 
 pub use rpc::{ConnectError, Head, Rpc, RpcClient};
+pub(crate) use sender::TIP;
 pub use sender::{GasLimits, SendError, Sender, Sent};
 pub use watcher::{Look, WatchError, WatchSettings, Watcher};

@@ -11,7 +11,10 @@ use alloy::{
 use candor_sdk::client::{Client, ClientError, RpcFailure};
 use reqwest::Url;
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tracing::warn;
@@ -38,8 +41,18 @@ pub struct Head {
 /// One deployment through several endpoints.
 #[derive(Debug)]
 pub struct Rpc {
-    clients: Vec<(String, RpcClient)>,
+    endpoints: Vec<Endpoint>,
+    chain_id: u64,
+    oracle: Address,
     current: AtomicUsize,
+}
+
+/// An address, and the client over it once it has proven to be of the right chain.
+#[derive(Debug)]
+struct Endpoint {
+    name: String,
+    url: Url,
+    client: OnceLock<RpcClient>,
 }
 
 /// Why no endpoint can be used.
@@ -79,42 +92,57 @@ impl ConnectError {
 }
 
 impl Rpc {
-    /// Connects to the endpoints, in order of preference. Endpoints that can't be reached now are left out as long as one can; one that answers for
-    /// another chain, or has no contracts where they should be, is refused.
+    /// Connects to the endpoints, in order of preference. One that can't be reached now is kept for later as long as another can; one that answers
+    /// for another chain, or has no contracts where they should be, is refused.
     pub async fn connect(urls: &[Url], chain_id: u64, oracle: Address) -> Result<Self, ConnectError> {
-        let mut clients = Vec::new();
+        let mut endpoints = Vec::new();
         let mut unreachable = None;
         for url in urls {
-            let endpoint = without_credentials(url);
-            match connect_one(url, oracle).await {
-                Ok(client) if client.chain_id != chain_id => {
-                    return Err(ConnectError::WrongChain { endpoint, expected: chain_id, actual: client.chain_id });
-                }
-                Ok(client) => clients.push((endpoint, client)),
+            let endpoint = Endpoint { name: without_credentials(url), url: url.clone(), client: OnceLock::new() };
+            match endpoint.connect(chain_id, oracle).await {
+                Ok(()) => {}
                 Err(error) if error.is_retryable() => {
-                    warn!(%endpoint, %error, "endpoint left out");
-                    unreachable = Some(ConnectError::Client { endpoint, error });
+                    warn!(%error, "endpoint left out for now");
+                    unreachable = Some(error);
                 }
-                Err(error) => return Err(ConnectError::Client { endpoint, error }),
+                Err(error) => return Err(error),
             }
+            endpoints.push(endpoint);
         }
-        match (clients.is_empty(), unreachable) {
-            (false, _) => Ok(Self { clients, current: AtomicUsize::new(0) }),
-            (true, Some(error)) => Err(error),
-            (true, None) => Err(ConnectError::None),
+        match (endpoints.iter().position(|endpoint| endpoint.client.get().is_some()), unreachable) {
+            (Some(first), _) => Ok(Self { endpoints, chain_id, oracle, current: AtomicUsize::new(first) }),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(ConnectError::None),
         }
     }
 
     /// The client in use.
     pub fn client(&self) -> &RpcClient {
-        &self.clients[self.current.load(Ordering::Relaxed) % self.clients.len()].1
+        self.endpoints[self.current()].client.get().expect("only connected endpoints become current")
     }
 
-    /// Takes the next endpoint, after an error of the one in use.
-    pub fn fail_over(&self) {
-        if self.clients.len() > 1 {
-            let next = (self.current.fetch_add(1, Ordering::Relaxed) + 1) % self.clients.len();
-            warn!(endpoint = %self.clients[next].0, "using the next endpoint");
+    /// Number of the endpoint in use, for [`Rpc::fail_over`].
+    pub fn current(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// Takes the next endpoint that can be used, after an error of endpoint `failed`. If another task has gone on from it already, nothing happens:
+    /// several tasks notice the same failure.
+    pub async fn fail_over(&self, failed: usize) {
+        for step in 1..self.endpoints.len() {
+            let next = (failed + step) % self.endpoints.len();
+            let endpoint = &self.endpoints[next];
+            if self.current() != failed {
+                return;
+            }
+            if let Err(error) = endpoint.connect(self.chain_id, self.oracle).await {
+                warn!(%error, "can't use this endpoint either");
+                continue;
+            }
+            if self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                warn!(endpoint = %endpoint.name, "using the next endpoint");
+            }
+            return;
         }
     }
 
@@ -141,16 +169,35 @@ impl Rpc {
     }
 }
 
-async fn connect_one(url: &Url, oracle: Address) -> Result<RpcClient, ClientError> {
+impl Endpoint {
+    /// Checks what the endpoint is, once.
+    async fn connect(&self, chain_id: u64, oracle: Address) -> Result<(), ConnectError> {
+        if self.client.get().is_some() {
+            return Ok(());
+        }
+        let named = |error| ConnectError::Client { endpoint: self.name.clone(), error };
+        // Before the contracts, so that an endpoint of another chain is called that.
+        let provider = provider(&self.url).map_err(named)?;
+        let actual = provider.get_chain_id().await.map_err(|error| named(error.into()))?;
+        if actual != chain_id {
+            return Err(ConnectError::WrongChain { endpoint: self.name.clone(), expected: chain_id, actual });
+        }
+        let client = Client::connect(provider, oracle).await.map_err(named)?;
+        // Two tasks may have connected at once: either client will do.
+        let _ = self.client.set(client);
+        Ok(())
+    }
+}
+
+fn provider(url: &Url) -> Result<RootProvider<Ethereum>, ClientError> {
     let http = reqwest::Client::builder()
         .timeout(ANSWER_WITHIN)
         .build()
         .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("the HTTP client can't be built: {error}"))))?;
     let transport = Http::with_client(http, url.clone());
-    let provider = ProviderBuilder::new().disable_recommended_fillers().connect_client(
+    Ok(ProviderBuilder::new().disable_recommended_fillers().connect_client(
         ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(500)),
-    );
-    Client::connect(provider, oracle).await
+    ))
 }
 
 /// An endpoint for logs: keys are often in the path, query or user part.

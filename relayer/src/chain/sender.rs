@@ -17,10 +17,10 @@ use alloy::{
     providers::Provider,
     signers::local::PrivateKeySigner,
 };
-use candor_sdk::client::{Call, ClientError};
+use candor_sdk::client::{Call, ClientError, RpcFailure};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Limits on what transactions may cost.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +72,9 @@ pub enum SendError {
         /// The limit.
         limit: U256,
     },
+    /// No transaction has room for it; nothing was sent.
+    #[error("the transaction is too big: {0}")]
+    TooBig(String),
     /// The account can't pay; nothing was sent.
     #[error("the account {account} holds {balance} wei and the transaction may cost {needed} wei: send it some")]
     Poor {
@@ -94,12 +97,38 @@ pub enum SendError {
 }
 
 impl SendError {
-    /// Whether the same call may go through later.
-    pub fn is_retryable(&self) -> bool {
+    /// Whether the endpoint is to blame, so that another may do better.
+    pub fn is_of_the_endpoint(&self) -> bool {
+        matches!(self, Self::Client(error) if error.is_retryable())
+    }
+
+    /// Whether less of the same may go through.
+    pub fn is_of_the_size(&self) -> bool {
         match self {
-            Self::Client(error) => error.is_retryable(),
-            Self::TooDear { .. } | Self::OverBudget { .. } | Self::Poor { .. } | Self::NonceTaken(_) => true,
-            Self::Signer(_) | Self::Store(_) => false,
+            Self::TooBig(_) | Self::OverBudget { .. } | Self::Poor { .. } => true,
+            Self::Client(error) => matches!(error, ClientError::Reverted(_)),
+            _ => false,
+        }
+    }
+
+    /// A simulation that failed for want of room. Nodes say it in words only.
+    fn of_simulation(error: ClientError) -> Self {
+        const WORDS: [&str; 6] = [
+            "gas required exceeds",
+            "out of gas",
+            "block gas limit",
+            "gas limit too high",
+            "intrinsic gas",
+            "oversized data",
+        ];
+        match &error {
+            ClientError::Rpc(failure)
+                if failure.code.is_some()
+                    && WORDS.iter().any(|words| failure.message.to_lowercase().contains(words)) =>
+            {
+                Self::TooBig(failure.message.clone())
+            }
+            _ => Self::Client(error),
         }
     }
 }
@@ -114,10 +143,13 @@ pub struct Sender {
 }
 
 /// One EIP-1559 tip for everybody: relayers do not race for positions in a block.
-const TIP: u128 = 1_000_000_000;
+pub(crate) const TIP: u128 = 1_000_000_000;
 
 /// Part of the estimated gas that is added: the state may differ a little when the transaction runs.
 const GAS_MARGIN: u64 = 5;
+
+/// What one transaction may use at most (EIP-7825). A node refuses more, and a transaction that is always refused would hold up all others.
+const MAX_GAS: u64 = 1 << 24;
 
 impl Sender {
     /// Takes over an account.
@@ -153,8 +185,8 @@ impl Sender {
         requests: &[(u64, u32)],
     ) -> Result<Sent, SendError> {
         let client = rpc.client();
-        let gas = client.simulate(self.address(), call.clone()).await?;
-        let gas_limit = gas + gas / GAS_MARGIN;
+        let gas = client.simulate(self.address(), call.clone()).await.map_err(SendError::of_simulation)?;
+        let gas_limit = with_margin(gas)?;
         let head = rpc.head().await?;
         let fee = self.fee(head.base_fee)?;
         self.check_funds(client, U256::from(gas_limit) * U256::from(fee) + call.value).await?;
@@ -187,7 +219,7 @@ impl Sender {
             .map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
             .saturating_sub(24 * 60 * 60 * 1000);
         let spent = self.store.spent_since(day_ago).await?;
-        if spent + needed > self.limits.max_daily_spend {
+        if spent.saturating_add(needed) > self.limits.max_daily_spend {
             return Err(SendError::OverBudget { spent, limit: self.limits.max_daily_spend });
         }
         Ok(())
@@ -228,7 +260,13 @@ impl Sender {
     /// Sends stored bytes. Whatever the endpoint answers, the chain decides: an error here may hide a transaction that arrived.
     async fn broadcast(&self, client: &RpcClient, sent: &SentTransaction) {
         if let Err(error) = client.provider().send_raw_transaction(&sent.raw).await {
-            warn!(tx = %sent.hash, nonce = sent.nonce, %error, "the endpoint did not take the transaction; watching whether it arrived");
+            let error = error.to_string();
+            // Said again and again of what is sent again and again.
+            if error.contains("already known") || error.contains("already imported") {
+                debug!(tx = %sent.hash, nonce = sent.nonce, "the endpoint has the transaction");
+            } else {
+                warn!(tx = %sent.hash, nonce = sent.nonce, error = RpcFailure::new(&error).message, "the endpoint did not take the transaction; watching whether it arrived");
+            }
         }
     }
 
@@ -238,6 +276,7 @@ impl Sender {
         let mut resend = Instant::now();
         let mut used_since = None;
         loop {
+            let endpoint = rpc.current();
             let all: Vec<_> = self.store.unresolved().await?.into_iter().filter(|sent| sent.nonce == nonce).collect();
             match self.outcome(rpc, &all, nonce).await {
                 Ok(Outcome::Mined(sent)) => return Ok(sent),
@@ -252,17 +291,18 @@ impl Sender {
                 Ok(Outcome::Open) => {
                     used_since = None;
                     if let Some(last) = all.last() {
-                        if since.elapsed() > self.limits.bump_after && self.bump(rpc, last).await? {
+                        if since.elapsed() > self.limits.bump_after {
                             since = Instant::now();
+                            self.bump(rpc, last).await?;
                         } else if resend.elapsed() > self.poll_interval * 5 {
                             self.broadcast(rpc.client(), last).await;
                             resend = Instant::now();
                         }
                     }
                 }
-                Err(error) if error.is_retryable() => {
+                Err(error) if error.is_of_the_endpoint() => {
                     warn!(%error, nonce, "can't see the transaction's outcome; trying again");
-                    rpc.fail_over();
+                    rpc.fail_over(endpoint).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -292,13 +332,14 @@ impl Sender {
         Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open })
     }
 
-    /// Replaces a transaction by a dearer one, stored before it is sent. False at the limit.
-    async fn bump(&self, rpc: &Rpc, last: &SentTransaction) -> Result<bool, SendError> {
-        let more = |fee: u128| fee + fee * u128::from(self.limits.bump_percent) / 100 + 1;
+    /// Replaces a transaction by a dearer one, stored before it is sent; at the limit it stays as it is.
+    async fn bump(&self, rpc: &Rpc, last: &SentTransaction) -> Result<(), SendError> {
+        let more =
+            |fee: u128| fee.saturating_add(fee.saturating_mul(self.limits.bump_percent.into()) / 100).saturating_add(1);
         let fee = more(last.max_fee);
         if fee > self.limits.max_fee_per_gas {
             warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)");
-            return Ok(false);
+            return Ok(());
         }
         let old = <TxEnvelope as alloy::eips::eip2718::Decodable2718>::decode_2718_exact(&last.raw)
             .ok()
@@ -320,7 +361,7 @@ impl Sender {
         self.store.sending(&sent, &[]).await?;
         warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
         self.broadcast(rpc.client(), &sent).await;
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -328,4 +369,42 @@ enum Outcome {
     Mined(Sent),
     NonceUsed,
     Open,
+}
+
+/// Gas limit for a call that would use `gas` now.
+fn with_margin(gas: u64) -> Result<u64, SendError> {
+    if gas > MAX_GAS {
+        return Err(SendError::TooBig(format!("it needs {gas} gas, a transaction has at most {MAX_GAS}")));
+    }
+    Ok((gas + gas / GAS_MARGIN).min(MAX_GAS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_transaction_is_made_that_nodes_refuse_for_its_gas() {
+        assert_eq!(with_margin(100_000).unwrap(), 120_000);
+        assert_eq!(with_margin(MAX_GAS - 1).unwrap(), MAX_GAS);
+        assert_eq!(with_margin(MAX_GAS).unwrap(), MAX_GAS);
+        for gas in [MAX_GAS + 1, u64::MAX] {
+            assert!(with_margin(gas).unwrap_err().is_of_the_size());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_from_what_an_endpoint_does_wrong() {
+        let error = |code, message: &str| ClientError::Rpc(RpcFailure { code, message: message.to_owned() });
+        for message in
+            ["gas required exceeds allowance (30000000)", "Out of gas: gas required exceeds", "exceeds block gas limit"]
+        {
+            let error = SendError::of_simulation(error(Some(-32000), message));
+            assert!(error.is_of_the_size() && !error.is_of_the_endpoint(), "{error}");
+        }
+        for (code, message) in [(None, "connection refused"), (Some(-32603), "internal error")] {
+            let error = SendError::of_simulation(error(code, message));
+            assert!(error.is_of_the_endpoint() && !error.is_of_the_size(), "{error}");
+        }
+    }
 }

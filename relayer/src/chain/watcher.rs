@@ -85,20 +85,24 @@ impl Watcher {
         if next > confirmed {
             return Ok(Look { head, logs: Vec::new(), caught_up: true });
         }
-        let first = next.saturating_sub(self.settings.overlap);
-        let last = confirmed.min(next.saturating_add(self.range - 1));
+        let (first, last) = range(next, confirmed, self.range, self.settings.overlap);
         let logs = match rpc.client().logs(first..=last).await {
             Ok(logs) => logs,
-            Err(error) if self.range > 1 && too_wide(&error) => {
-                self.range /= 2;
-                debug!(range = self.range, %error, "narrower range");
-                return Ok(Look { head, logs: Vec::new(), caught_up: false });
+            Err(error) => {
+                // A range that is too wide may be refused in words nobody knows, or simply never be answered. Less is always a safe answer.
+                let narrower = self.range > 1;
+                self.range = (self.range / 2).max(1);
+                if narrower && too_wide(&error) {
+                    debug!(range = self.range, %error, "narrower range");
+                    return Ok(Look { head, logs: Vec::new(), caught_up: false });
+                }
+                return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
         };
-        // Asked after the logs: if the block under the range changed in between, the next look notices.
+        // Asked after the logs: if the block under the range changed in between, the next look notices. An endpoint that does not have a block
+        // below its own newest one is in disorder: no haste.
         let Some(tip) = rpc.block_at(last).await? else {
-            return Ok(Look { head, logs: Vec::new(), caught_up: false });
+            return Ok(Look { head, logs: Vec::new(), caught_up: true });
         };
         self.store
             .apply(BlockRange {
@@ -128,8 +132,8 @@ impl Watcher {
         let mut first = last;
         while first > 0 && last - first < REMEMBERED_BLOCKS {
             let below = first - 1;
-            if let (Some(known), Some(block)) = (self.store.block_hash(below).await?, rpc.block_at(below).await?)
-                && known == block.hash
+            if let Some(known) = self.store.block_hash(below).await?
+                && rpc.block_at(below).await?.is_some_and(|block| block.hash == known)
             {
                 break;
             }
@@ -141,11 +145,66 @@ impl Watcher {
     }
 }
 
-/// Endpoints refuse wide ranges in many words.
+/// The blocks to ask for: at most `width` of them up to `confirmed`, some before `next` among them, at least one that is new.
+fn range(next: u64, confirmed: u64, width: u64, overlap: u64) -> (u64, u64) {
+    let first = next.saturating_sub(overlap.min(width.saturating_sub(1)));
+    (first, confirmed.min(first.saturating_add(width.saturating_sub(1))).max(next))
+}
+
+/// Endpoints refuse wide ranges in many words. Too many questions are another matter: asking for less, at once, would make that worse.
 fn too_wide(error: &ClientError) -> bool {
     let ClientError::Rpc(failure) = error else { return false };
-    let Some(code) = failure.code else { return false };
     let message = failure.message.to_lowercase();
-    code == -32005
-        || ["range", "limit", "too many", "exceed", "10000", "size"].iter().any(|word| message.contains(word))
+    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    if says(&["rate", "per second", "too many requests", "429", "quota", "capacity", "timed out"]) {
+        return false;
+    }
+    failure.code == Some(-32005) || says(&["range", "limit", "too many", "exceed", "10000", "size", "413"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candor_sdk::client::RpcFailure;
+
+    #[test]
+    fn ranges_keep_to_the_width_and_bring_something_new() {
+        for width in [1, 2, 10, 1000] {
+            for overlap in [0, 1, 16, 2000] {
+                for next in [0, 1, 5, 500, 5000] {
+                    for confirmed in [next, next + 1, next + 100_000] {
+                        let (first, last) = range(next, confirmed, width, overlap);
+                        assert!(
+                            first <= next && next <= last && last <= confirmed,
+                            "{next} {confirmed} {width} {overlap}"
+                        );
+                        assert!(last - first < width, "{first}..={last} is wider than {width}");
+                    }
+                }
+            }
+        }
+        assert_eq!(range(100, 5000, 1000, 16), (84, 1083));
+    }
+
+    #[test]
+    fn refusals_of_width_are_told_from_refusals_of_haste() {
+        let error = |code, message: &str| ClientError::Rpc(RpcFailure { code, message: message.to_owned() });
+        for (code, message) in [
+            (Some(-32602), "eth_getLogs is limited to a 10,000 range"),
+            (Some(-32005), "query returned more than 10000 results"),
+            (Some(-32000), "Log response size exceeded"),
+            (None, "HTTP error 413 with body: block range is too large"),
+        ] {
+            assert!(too_wide(&error(code, message)), "{message}");
+        }
+        for (code, message) in [
+            (Some(-32005), "project ID request rate exceeded"),
+            (Some(429), "Your app has exceeded its compute units per second capacity"),
+            (None, "HTTP error 429 with body: Too Many Requests"),
+            (None, "error sending request: operation timed out"),
+            (None, "error sending request: connection refused"),
+        ] {
+            assert!(!too_wide(&error(code, message)), "{message}");
+        }
+    }
 }

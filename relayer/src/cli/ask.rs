@@ -234,10 +234,11 @@ fn check_size(input: &[u8], limits: &Limits) -> anyhow::Result<()> {
     if (min..=max).contains(&size) {
         return Ok(());
     }
+    let bytes = if size == 1 { "byte" } else { "bytes" };
     if min == max {
-        bail!("the input has {size} bytes, this model takes {min}");
+        bail!("the input has {size} {bytes}, this model takes {min}");
     }
-    bail!("the input has {size} bytes, this model takes {min} to {max}");
+    bail!("the input has {size} {bytes}, this model takes {min} to {max}");
 }
 
 /// Waits for the result. None when the deadline passed without one.

@@ -77,7 +77,7 @@ async fn list(context: &Context) -> anyhow::Result<()> {
                     Some(OnChain { registered: false, .. }) => "not registered".to_owned(),
                     Some(chain) => match chain.cheapest() {
                         None => "registered, nobody serves it".to_owned(),
-                        Some(price) => format!("{} serve it, from {price}", operators(chain.offers.len())),
+                        Some(price) => format!("{}, from {price}", operators(chain.offers.len())),
                     },
                 };
                 format!("{:<12} {}  {:<12} {state}", model.name(), model.id(), if serves { "served here" } else { "" })
@@ -96,7 +96,7 @@ async fn list(context: &Context) -> anyhow::Result<()> {
 }
 
 fn operators(count: usize) -> String {
-    if count == 1 { "1 operator".into() } else { format!("{count} operators") }
+    if count == 1 { "1 operator serves it".into() } else { format!("{count} operators serve it") }
 }
 
 async fn show(context: &Context, named: &str) -> anyhow::Result<()> {

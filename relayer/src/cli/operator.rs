@@ -214,7 +214,7 @@ async fn show(context: &Context, config: &Config, named: Option<&str>) -> anyhow
             json!({
                 "event": "operator", "operator": address, "balance": balance.to_string(), "credit": credit.to_string(),
                 "stake": account.stake.to_string(), "locked": locked.to_string(), "free": free.to_string(),
-                "unbonding": account.unbonding.to_string(), "available_at": account.availableAt.to_string(),
+                "unbonding": account.unbonding.to_string(), "available_at": account.availableAt.saturating_to::<u64>(),
                 "offers": offers.iter().map(|(model, price)| json!({ "model": model, "price": price.0.to_string() })).collect::<Vec<_>>(),
             })
         },

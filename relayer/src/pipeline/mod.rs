@@ -32,8 +32,9 @@ use std::{collections::HashMap, fmt::Debug, path::PathBuf, sync::Arc, time::Dura
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
+    time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 /// Why a model can't answer a question.
@@ -122,15 +123,50 @@ pub enum RelayerError {
 }
 
 impl RelayerError {
-    /// Whether trying again may help.
+    /// Whether trying to start again may help.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_retryable(),
             Self::Client(error) => error.is_retryable(),
-            Self::Watch(error) => error.is_retryable(),
-            Self::Send(error) => error.is_retryable(),
-            Self::Store(_) | Self::NotReady(_) | Self::Panicked(_) => false,
+            _ => false,
         }
+    }
+
+    /// Whether a relayer that was once up has to stop. Everything but its own database and keys is somebody else's trouble, and passes: an endpoint
+    /// that lags behind the deployment says "no contract", one that is cut off says anything.
+    fn is_fatal(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(_)
+                | Self::NotReady(_)
+                | Self::Panicked(_)
+                | Self::Watch(WatchError::Store(_))
+                | Self::Send(SendError::Store(_) | SendError::Signer(_))
+        )
+    }
+
+    /// Whether another endpoint may do better.
+    fn is_of_the_endpoint(&self) -> bool {
+        match self {
+            Self::Send(error) => error.is_of_the_endpoint(),
+            other => !other.is_fatal(),
+        }
+    }
+}
+
+/// Says what keeps a task waiting: when it is something new, and from time to time.
+#[derive(Debug, Default)]
+struct Complaints(Option<(String, Instant)>);
+
+impl Complaints {
+    /// Whether this is worth a line in the log. Numbers in it change with every block and make it nothing new.
+    fn is_news(&mut self, complaint: &str) -> bool {
+        let kind: String = complaint.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let news = self.0.as_ref().is_none_or(|(last, at)| *last != kind || at.elapsed() > Duration::from_secs(60));
+        if news {
+            self.0 = Some((kind, Instant::now()));
+        }
+        news
     }
 }
 
@@ -195,14 +231,10 @@ struct Shared {
 
 /// Starts a relayer. Waits for an endpoint that is down, refuses everything that waiting does not mend.
 pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationToken) -> Result<Handle, RelayerError> {
-    let rpc = connect(&settings, &stop).await?;
-    let terms = rpc.client().terms().await?;
+    let (rpc, terms, newest) = begin(&settings, &stop).await?;
     let store = Store::open(&settings.store, settings.chain_id, settings.oracle, settings.start_block).await?;
     let operator = settings.operator.as_ref().map_or(Address::ZERO, |operator| operator.account.address());
-    if let Some(operator) = &settings.operator {
-        check_operator(&rpc, operator, &terms).await?;
-    }
-    let (head_sender, head) = watch::channel(rpc.head().await?);
+    let (head_sender, head) = watch::channel(newest);
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
@@ -222,7 +254,11 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         let sender = Sender::new(store.clone(), operator.account.clone(), settings.gas, settings.watch.poll_interval);
         let operator = Arc::new(operator);
         tasks.spawn(supervise("worker", shared.clone(), worker::run(shared.clone(), operator.clone())));
-        tasks.spawn(supervise("poster", shared.clone(), poster::run(shared.clone(), operator, sender)));
+        tasks.spawn(supervise(
+            "poster",
+            shared.clone(),
+            poster::run(shared.clone(), operator, sender, terms.stake_per_result),
+        ));
     }
     Ok(Handle { stop, tasks, store })
 }
@@ -233,9 +269,8 @@ async fn supervise(
     shared: Arc<Shared>,
     task: impl Future<Output = Result<(), RelayerError>> + Send + 'static,
 ) -> (&'static str, Result<(), RelayerError>) {
-    // A task of its own, so that a panic is an outcome like any other.
-    let task = tokio::spawn(task);
-    let abort = task.abort_handle();
+    // A task of its own, so that a panic is an outcome like any other; aborted when this one is dropped.
+    let task = AbortOnDropHandle::new(tokio::spawn(task));
     let outcome = tokio::select! {
         outcome = task => match outcome {
             Ok(outcome) => outcome,
@@ -245,23 +280,33 @@ async fn supervise(
         // Every step is durable, so a task can be stopped anywhere; a moment lets it end the step that it is in.
         () = async { shared.stop.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),
     };
-    abort.abort();
     (name, outcome)
 }
 
-async fn connect(settings: &Settings, stop: &CancellationToken) -> Result<Rpc, RelayerError> {
+/// A connection, the terms of the deployment and its newest block, as soon as an endpoint gives all three.
+async fn begin(settings: &Settings, stop: &CancellationToken) -> Result<(Rpc, Terms, Head), RelayerError> {
     let mut wait = Duration::from_secs(1);
     loop {
-        match Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle).await {
-            Ok(rpc) => return Ok(rpc),
+        match look_around(settings).await {
+            Ok(found) => return Ok(found),
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
                 warn!(%error, retry_in = ?wait, "no RPC endpoint answers");
-                tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error.into()) }
+                tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error) }
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
+}
+
+async fn look_around(settings: &Settings) -> Result<(Rpc, Terms, Head), RelayerError> {
+    let rpc = Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle).await?;
+    let terms = rpc.client().terms().await?;
+    if let Some(operator) = &settings.operator {
+        check_operator(&rpc, operator, &terms).await?;
+    }
+    let head = rpc.head().await?;
+    Ok((rpc, terms, head))
 }
 
 /// An operator that can't be paid must not work.
@@ -292,7 +337,8 @@ async fn check_operator(rpc: &Rpc, operator: &OperatorSettings, terms: &Terms) -
 async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sender<Head>) -> Result<(), RelayerError> {
     let mut wait = shared.poll_interval;
     while !shared.stop.is_cancelled() {
-        match watcher.look(&shared.rpc).await {
+        let endpoint = shared.rpc.current();
+        match watcher.look(&shared.rpc).await.map_err(RelayerError::from) {
             Ok(look) => {
                 wait = shared.poll_interval;
                 for log in &look.logs {
@@ -312,14 +358,50 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
                     continue;
                 }
             }
-            Err(error) if error.is_retryable() => {
+            Err(error) if error.is_fatal() => return Err(error),
+            Err(error) => {
                 warn!(%error, retry_in = ?wait, "can't read the chain");
-                shared.rpc.fail_over();
+                shared.rpc.fail_over(endpoint).await;
                 wait = (wait * 2).min(Duration::from_secs(10));
             }
-            Err(error) => return Err(error.into()),
         }
         tokio::select! { () = tokio::time::sleep(wait) => {}, () = shared.stop.cancelled() => {} }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_relayers_own_troubles_end_it() {
+        let empty = || ClientError::NotCandor(Address::ZERO);
+        let reverted = || ClientError::Reverted(candor_sdk::client::Revert::Other(Default::default()));
+        for error in [
+            RelayerError::Client(empty()),
+            RelayerError::Watch(WatchError::Client(empty())),
+            RelayerError::Send(SendError::Client(reverted())),
+            RelayerError::Send(SendError::NonceTaken(3)),
+        ] {
+            assert!(!error.is_fatal(), "{error}");
+        }
+        let full = || StoreError::Database(sqlx::Error::PoolClosed);
+        for error in [
+            RelayerError::Store(full()),
+            RelayerError::Watch(WatchError::Store(full())),
+            RelayerError::Send(SendError::Store(full())),
+            RelayerError::Panicked("worker"),
+        ] {
+            assert!(error.is_fatal(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_complaint_is_made_once_however_its_numbers_change() {
+        let mut complaints = Complaints::default();
+        assert!(complaints.is_news("gas costs 71 wei"));
+        assert!(!complaints.is_news("gas costs 1234 wei"));
+        assert!(complaints.is_news("connection refused"));
+    }
 }

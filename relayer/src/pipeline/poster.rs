@@ -1,55 +1,81 @@
 //! Posts signed results, settles those whose window has passed, takes the earnings out: everything that costs gas, one transaction at a time.
 
-use super::{OperatorSettings, Progress, RelayerError, Shared, worker::drop_request};
+use super::{Complaints, OperatorSettings, Progress, RelayerError, Shared, worker::drop_request};
 use crate::{
-    chain::{SendError, Sender, Sent},
+    chain::{SendError, Sender, Sent, TIP},
     crash,
     store::{Purpose, RequestRow, Step},
 };
 use alloy::primitives::{Bytes, U256};
 use candor_sdk::{
     bindings::{Answer, Delivery, RequestStatus, Settlement},
-    client::{Call, ClientError, Revert},
+    client::{Call, ClientError},
+    ids::RequestId,
 };
-use std::sync::Arc;
-use tracing::{info, warn};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 /// Results in one transaction, at most.
 const BATCH: u32 = 50;
+
+/// Bytes of outputs in one transaction, at most, unless one is longer: nodes pass on transactions of up to 128 KiB.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Gas for callbacks in one transaction, at most, unless one asks for more: the rest of what a transaction may use is for the oracle.
+const BATCH_CALLBACK_GAS: u64 = 8_000_000;
+
+/// Longest time for which something that the chain refuses is left alone.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Time for which a payout that the chain refuses is left alone: the payee does not take money.
+const PAYOUT_WAIT: Duration = Duration::from_secs(3600);
+
+/// Gas of a payout, roughly.
+const PAYOUT_GAS: u64 = 60_000;
 
 pub(super) async fn run(
     shared: Arc<Shared>,
     operator: Arc<OperatorSettings>,
     sender: Sender,
+    stake_per_result: U256,
 ) -> Result<(), RelayerError> {
-    let poster = Poster { shared, operator, sender };
-    let mut recovered = false;
-    while !poster.shared.stop.is_cancelled() {
-        let round = async {
-            if !recovered {
-                poster.sender.recover(&poster.shared.rpc).await?;
-                recovered = true;
+    let mut poster = Poster {
+        shared: shared.clone(),
+        operator,
+        sender,
+        stake_per_result,
+        recovered: false,
+        no_stake: false,
+        held: HashMap::new(),
+        no_payout_until: None,
+    };
+    let mut complaints = Complaints::default();
+    let mut wait = shared.poll_interval;
+    while !shared.stop.is_cancelled() {
+        let endpoint = shared.rpc.current();
+        match poster.round().await {
+            Ok(true) => {
+                wait = shared.poll_interval;
+                continue;
             }
-            poster.reconcile().await?;
-            let mut busy = poster.post().await?;
-            busy |= poster.settle().await?;
-            busy |= poster.pay_out().await?;
-            Ok::<bool, RelayerError>(busy)
-        };
-        match round.await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) if error.is_retryable() => {
-                warn!(%error, "waiting");
-                poster.shared.rpc.fail_over();
-                tokio::time::sleep(poster.shared.poll_interval).await;
+            Ok(false) => wait = shared.poll_interval,
+            Err(error) if error.is_fatal() => return Err(error),
+            Err(error) => {
+                if complaints.is_news(&error.to_string()) {
+                    warn!(%error, "waiting");
+                }
+                if error.is_of_the_endpoint() {
+                    shared.rpc.fail_over(endpoint).await;
+                }
+                wait = (wait * 2).min(Duration::from_secs(10));
+                tokio::select! { () = tokio::time::sleep(wait) => {}, () = shared.stop.cancelled() => {} }
             }
-            Err(error) => return Err(error),
         }
         tokio::select! {
-            () = poster.shared.signed.notified() => {}
-            () = tokio::time::sleep(poster.shared.poll_interval) => {}
-            () = poster.shared.stop.cancelled() => {}
+            () = shared.signed.notified() => {}
+            () = tokio::time::sleep(shared.poll_interval) => {}
+            () = shared.stop.cancelled() => {}
         }
     }
     Ok(())
@@ -59,40 +85,80 @@ struct Poster {
     shared: Arc<Shared>,
     operator: Arc<OperatorSettings>,
     sender: Sender,
+    stake_per_result: U256,
+    /// Whether the transactions of an earlier run have come to their end.
+    recovered: bool,
+    /// Whether results wait for free stake, and that was said.
+    no_stake: bool,
+    /// What the chain refuses for now, by purpose and key: left alone until then, twice as long each time.
+    held: HashMap<(Purpose, (u64, u32)), Held>,
+    no_payout_until: Option<Instant>,
+}
+
+struct Held {
+    until: Instant,
+    wait: Duration,
 }
 
 impl Poster {
+    /// Everything that is due. True if a transaction was sent.
+    async fn round(&mut self) -> Result<bool, RelayerError> {
+        if !self.recovered {
+            self.sender.recover(&self.shared.rpc).await?;
+            self.recovered = true;
+        }
+        self.held.retain(|_, held| held.until.elapsed() < 2 * LONGEST_WAIT);
+        self.reconcile().await?;
+        let mut busy = self.post().await?;
+        busy |= self.settle().await?;
+        busy |= self.pay_out().await?;
+        Ok(busy)
+    }
+
     /// Requests whose transaction has ended: the events say whether it did its work; where the watcher has read beyond its block and there is none,
     /// it did not, and the request is free for another.
     async fn reconcile(&self) -> Result<(), RelayerError> {
         let store = &self.shared.store;
-        for step in [Step::Posting, Step::Finalizing] {
-            for row in store.at(step, u32::MAX).await? {
-                if store.in_flight(row.key()).await? {
-                    continue;
-                }
-                let (status, _) = self.shared.rpc.client().status(row.id()).await?;
-                let expected = if step == Step::Posting { RequestStatus::Requested } else { RequestStatus::Fulfilled };
-                // Another status will arrive as an event.
-                if status == expected {
-                    store.released(row.key()).await?;
-                }
+        for (step, key) in store.stranded(BATCH).await? {
+            let (status, _) = self.shared.rpc.client().status(RequestId(key.0)).await?;
+            let expected = if step == Step::Posting { RequestStatus::Requested } else { RequestStatus::Fulfilled };
+            // Another status will arrive as an event.
+            if status == expected {
+                store.released(key).await?;
             }
         }
         Ok(())
     }
 
+    /// How many more rows to ask for, so that those held do not stand in the way of others.
+    fn limit(&self) -> u32 {
+        BATCH.saturating_add(u32::try_from(self.held.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Of these rows as many as fit into one transaction and are not held.
+    fn batch(&self, purpose: Purpose, rows: Vec<RequestRow>) -> Vec<RequestRow> {
+        let now = Instant::now();
+        let free = |row: &RequestRow| self.held.get(&(purpose, row.key())).is_none_or(|held| held.until <= now);
+        fitting(purpose, rows.into_iter().filter(free))
+    }
+
     /// Posts signed results. True if there were any.
-    async fn post(&self) -> Result<bool, RelayerError> {
+    async fn post(&mut self) -> Result<bool, RelayerError> {
         let now = self.shared.head.borrow().timestamp;
         let mut ready = Vec::new();
-        for row in self.shared.store.at(Step::Signed, BATCH).await? {
+        for row in self.shared.store.at(Step::Signed, self.limit()).await? {
             if now > row.request.deadline {
                 drop_request(&self.shared, &row, "expired before it could be posted").await?;
             } else {
                 ready.push(row);
             }
         }
+        let mut ready = self.batch(Purpose::Fulfill, ready);
+        if ready.is_empty() {
+            return Ok(false);
+        }
+        ready.truncate(self.backed().await?);
+        let client = self.shared.clone();
         let answers = |rows: &[RequestRow]| -> Call {
             let answers = rows.iter().filter_map(|row| {
                 Some(Answer {
@@ -101,29 +167,43 @@ impl Poster {
                     signature: row.signature.clone()?,
                 })
             });
-            self.shared.rpc.client().fulfill(answers.collect())
+            client.rpc.client().fulfill(answers.collect())
         };
         self.send_what_works(Purpose::Fulfill, ready, answers).await
     }
 
+    /// How many more results the free stake backs.
+    async fn backed(&mut self) -> Result<usize, RelayerError> {
+        let (stake, unbonding, locked) = self.shared.rpc.client().stake(self.sender.address()).await?;
+        let free = stake.saturating_sub(unbonding).saturating_sub(locked);
+        let results = free.checked_div(self.stake_per_result).unwrap_or(U256::MAX).saturating_to::<usize>();
+        if results == 0 && !self.no_stake {
+            warn!(%stake, %locked, "no free stake: results wait for others to become final, or for more stake (`candor operator join`)");
+        }
+        self.no_stake = results == 0;
+        Ok(results)
+    }
+
     /// Settles results whose window has passed. True if there were any.
-    async fn settle(&self) -> Result<bool, RelayerError> {
+    async fn settle(&mut self) -> Result<bool, RelayerError> {
         let now = self.shared.head.borrow().timestamp;
-        let ready = self.shared.store.finalizable(now, BATCH).await?;
+        let ready = self.shared.store.finalizable(now, self.limit()).await?;
+        let ready = self.batch(Purpose::Finalize, ready);
+        let client = self.shared.clone();
         let settlements = |rows: &[RequestRow]| -> Call {
             let settlements = rows.iter().filter_map(|row| {
                 let owed = row.request.delivery == Delivery::Final && row.request.callback_gas_limit > 0;
                 let output = if owed { row.output.clone()? } else { Bytes::new() };
                 Some(Settlement { request: row.request.pack(), fulfillment: row.fulfillment.clone()?, output })
             });
-            self.shared.rpc.client().finalize(settlements.collect())
+            client.rpc.client().finalize(settlements.collect())
         };
         self.send_what_works(Purpose::Finalize, ready, settlements).await
     }
 
-    /// Sends a batch. If the chain refuses it as a whole, halves of it, down to the single items that it refuses. True if anything was sent.
+    /// Sends a batch. If it is refused as a whole, halves of it, down to the single items that are refused. True if anything was sent.
     async fn send_what_works(
-        &self,
+        &mut self,
         purpose: Purpose,
         rows: Vec<RequestRow>,
         call: impl Fn(&[RequestRow]) -> Call,
@@ -140,13 +220,14 @@ impl Poster {
                     self.mined(purpose, rows.len(), sent);
                     sent_any = true;
                 }
-                Err(SendError::Client(ClientError::Reverted(reason))) if rows.len() == 1 => {
-                    self.refused(purpose, &rows[0], &reason).await?;
-                }
-                Err(SendError::Client(ClientError::Reverted(_))) => {
+                Err(error) if error.is_of_the_size() && rows.len() > 1 => {
                     let second = rows.split_off(rows.len() / 2);
                     waiting.extend([second, rows]);
                 }
+                Err(SendError::Client(ClientError::Reverted(reason))) => {
+                    self.refused(purpose, &rows[0], &reason.to_string()).await?;
+                }
+                Err(error @ SendError::TooBig(_)) => self.refused(purpose, &rows[0], &error.to_string()).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -164,32 +245,70 @@ impl Poster {
         }
     }
 
-    /// The chain refuses an item, and nothing was sent. Some refusals end by themselves (stake that is locked): they are tried again next round.
-    async fn refused(&self, purpose: Purpose, row: &RequestRow, reason: &Revert) -> Result<(), RelayerError> {
+    /// The chain refuses an item, and nothing was sent. Some refusals end by themselves, so it is tried again, less and less often; others are not
+    /// held up by it.
+    async fn refused(&mut self, purpose: Purpose, row: &RequestRow, reason: &str) -> Result<(), RelayerError> {
         let (status, _) = self.shared.rpc.client().status(row.id()).await?;
         let expected = if purpose == Purpose::Fulfill { RequestStatus::Requested } else { RequestStatus::Fulfilled };
-        if status == expected {
+        let known = self.held.get(&(purpose, row.key())).map(|held| held.wait);
+        let wait = known.map_or(self.shared.poll_interval, |wait| wait * 2).min(LONGEST_WAIT);
+        if status != expected {
+            debug!(request = %row.id(), %purpose, ?status, "the chain is further than this relayer; waiting for its events");
+        } else if known.is_none() {
             warn!(request = %row.id(), %purpose, %reason, "the chain refuses for now");
         } else {
-            info!(request = %row.id(), %purpose, ?status, "the chain is further than this relayer; waiting for its events");
+            debug!(request = %row.id(), %purpose, %reason, retry_in = ?wait, "the chain still refuses");
         }
+        self.held.insert((purpose, row.key()), Held { until: Instant::now() + wait, wait });
         Ok(())
     }
 
-    /// Takes credit out when there is enough of it. True if a transaction was sent.
-    async fn pay_out(&self) -> Result<bool, RelayerError> {
+    /// Takes credit out when there is enough of it, and more than the gas for that costs. True if a transaction was sent.
+    async fn pay_out(&mut self) -> Result<bool, RelayerError> {
         let Some((to, threshold)) = self.operator.payout else { return Ok(false) };
-        let client = self.shared.rpc.client();
-        let amount = client.credit(self.sender.address()).await?;
-        if amount < threshold.max(U256::from(1)) {
+        if self.no_payout_until.is_some_and(|until| Instant::now() < until) {
             return Ok(false);
         }
-        let sent = self.sender.send(&self.shared.rpc, Purpose::Payout, client.withdraw_credit(to, amount), &[]).await?;
+        let client = self.shared.rpc.client();
+        let amount = client.credit(self.sender.address()).await?;
+        let gas =
+            U256::from(self.shared.head.borrow().base_fee).saturating_add(U256::from(TIP)) * U256::from(PAYOUT_GAS);
+        if amount < threshold || amount <= gas {
+            return Ok(false);
+        }
+        let call = client.withdraw_credit(to, amount);
+        let sent = match self.sender.send(&self.shared.rpc, Purpose::Payout, call, &[]).await {
+            Err(SendError::Client(ClientError::Reverted(reason))) => {
+                warn!(%amount, %to, %reason, "the payout is refused; is operator.payout.address an account that takes money? The earnings stay in the oracle");
+                self.no_payout_until = Some(Instant::now() + PAYOUT_WAIT);
+                return Ok(false);
+            }
+            sent => sent?,
+        };
         self.mined(Purpose::Payout, 0, sent);
         if sent.succeeded {
             info!(%amount, %to, tx = %sent.hash, "paid out");
             let _ = self.shared.reporter.send(Progress::PaidOut { amount, transaction: sent.hash });
+        } else {
+            self.no_payout_until = Some(Instant::now() + PAYOUT_WAIT);
         }
         Ok(true)
     }
+}
+
+/// The first rows, as many as fit into one transaction; always at least one.
+fn fitting(purpose: Purpose, rows: impl Iterator<Item = RequestRow>) -> Vec<RequestRow> {
+    let called = if purpose == Purpose::Fulfill { Delivery::Optimistic } else { Delivery::Final };
+    let (mut bytes, mut gas) = (0usize, 0u64);
+    rows.take(BATCH as usize)
+        .enumerate()
+        .take_while(|(index, row)| {
+            bytes = bytes.saturating_add(row.output.as_ref().map_or(0, |output| output.len()));
+            if row.request.delivery == called {
+                gas = gas.saturating_add(row.request.callback_gas_limit.into());
+            }
+            *index == 0 || (bytes <= BATCH_BYTES && gas <= BATCH_CALLBACK_GAS)
+        })
+        .map(|(_, row)| row)
+        .collect()
 }

@@ -11,16 +11,21 @@ use candor_sdk::{
     commitment::{Domain, signature_bytes},
     ids::ModelId,
 };
-use std::{collections::HashMap, sync::Arc, time::Instant};
-use tracing::{debug, info};
+use std::{collections::HashMap, sync::Arc};
+use tokio::time::{Duration, Instant};
+use tracing::{debug, error, info};
 
 /// Requests that run together, at most.
 const BATCH: u32 = 64;
 
+/// Time after which a request is looked at again that costs more than it brings.
+const HOLD: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(shared: Arc<Shared>, operator: Arc<OperatorSettings>) -> Result<(), RelayerError> {
+    let mut held = Held::new();
     while !shared.stop.is_cancelled() {
         let mut busy = sign(&shared, &operator).await?;
-        busy |= infer(&shared, &operator).await?;
+        busy |= infer(&shared, &operator, &mut held).await?;
         if !busy {
             tokio::select! {
                 () = shared.work.notified() => {}
@@ -32,16 +37,29 @@ pub(super) async fn run(shared: Arc<Shared>, operator: Arc<OperatorSettings>) ->
     Ok(())
 }
 
+/// Requests that are not worth answering while gas is so dear, and when to look at them again.
+type Held = HashMap<(u64, u32), Instant>;
+
 /// Takes up what can be answered now. True if there was anything.
-async fn infer(shared: &Shared, operator: &OperatorSettings) -> Result<bool, RelayerError> {
+async fn infer(shared: &Shared, operator: &OperatorSettings, held: &mut Held) -> Result<bool, RelayerError> {
     let head = *shared.head.borrow();
-    let rows = shared.store.answerable(operator.account.address(), head.timestamp, BATCH).await?;
+    held.retain(|_, until| Instant::now() < *until);
+    // Those held do not stand in the way of others.
+    let limit = BATCH.saturating_add(u32::try_from(held.len()).unwrap_or(u32::MAX));
+    let mut rows = shared.store.answerable(operator.account.address(), head.timestamp, limit).await?;
+    rows.retain(|row| !held.contains_key(&row.key()));
+    rows.truncate(BATCH as usize);
     let found = !rows.is_empty();
     let mut by_model: HashMap<ModelId, Vec<RequestRow>> = HashMap::new();
     for row in rows {
-        match refuse(&row, operator, head) {
-            Some(reason) => drop_request(shared, &row, &reason).await?,
-            None => by_model.entry(row.request.model).or_default().push(row),
+        if let Some(reason) = refuse(&row, operator, head) {
+            drop_request(shared, &row, &reason).await?;
+        } else if gas_is_too_dear(&row, head) {
+            let (offered, base_fee) = (row.request.callback_gas_price, head.base_fee);
+            debug!(request = %row.id(), offered, base_fee, "the callback would cost more than is paid for it; waiting");
+            held.insert(row.key(), Instant::now() + HOLD);
+        } else {
+            by_model.entry(row.request.model).or_default().push(row);
         }
     }
     for (model, rows) in by_model {
@@ -52,7 +70,12 @@ async fn infer(shared: &Shared, operator: &OperatorSettings) -> Result<bool, Rel
     Ok(found)
 }
 
-/// Why a request is not worth starting.
+/// Whether the callback would be carried at a loss. That can change before the deadline.
+fn gas_is_too_dear(row: &RequestRow, head: Head) -> bool {
+    row.request.callback_gas_limit > 0 && u128::from(row.request.callback_gas_price) < head.base_fee
+}
+
+/// Why a request is not worth starting, now or later.
 fn refuse(row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<String> {
     let request = &row.request;
     let Some(served) = operator.models.get(&request.model) else {
@@ -63,12 +86,6 @@ fn refuse(row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<S
     }
     if request.fee < served.min_fee {
         return Some(format!("a fee of {} wei, {} asks {} wei", request.fee, served.name, served.min_fee));
-    }
-    if request.callback_gas_limit > 0 && u128::from(request.callback_gas_price) < head.base_fee {
-        return Some(format!(
-            "{} wei per gas for the callback, gas costs {} wei now",
-            request.callback_gas_price, head.base_fee
-        ));
     }
     None
 }
@@ -82,8 +99,9 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
     let batch: Vec<InferRequest> = rows.iter().map(question).collect();
     let model: Arc<dyn Infer> = served.model.clone();
     let started = Instant::now();
-    let answers =
-        tokio::task::spawn_blocking(move || model.infer(&batch)).await.map_err(|_| RelayerError::Panicked("model"))?;
+    let Ok(answers) = tokio::task::spawn_blocking(move || model.infer(&batch)).await else {
+        return infer_one_by_one(shared, served, rows).await;
+    };
     let took = started.elapsed();
     crash::point("inferred-unstored");
     let size = rows.len();
@@ -104,6 +122,19 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
             }
             Err(error) => drop_request(shared, row, &error.to_string()).await?,
         }
+    }
+    Ok(())
+}
+
+/// A model panicked, which is a bug in Candor. It must not become a way to stop relayers: the question that does it is left alone, its neighbours are
+/// answered.
+async fn infer_one_by_one(shared: &Shared, served: &Served, rows: Vec<RequestRow>) -> Result<(), RelayerError> {
+    if let [row] = rows.as_slice() {
+        error!(request = %row.id(), model = %served.name, "the model panicked; this is a bug in Candor, please report it");
+        return drop_request(shared, row, "the model panicked").await;
+    }
+    for row in rows {
+        Box::pin(infer_batch(shared, served, vec![row])).await?;
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ impl Step {
         }
     }
 
-    fn parse(name: &str) -> Result<Self, StoreError> {
+    pub(super) fn parse(name: &str) -> Result<Self, StoreError> {
         Self::ALL
             .into_iter()
             .find(|step| step.name() == name)
@@ -361,14 +361,14 @@ async fn apply_event(
     operator: Address,
     window: u64,
 ) -> Result<(), StoreError> {
-    let block = signed(log.block_number)?;
+    let (block, position) = (signed(log.block_number)?, signed(log.log_index)?);
     match &log.event {
-        Event::Requested(event) => insert(connection, &event.request, &event.input, block).await,
+        Event::Requested(event) => insert(connection, &event.request, &event.input, block, position).await,
         Event::Fulfilled(event) if event.operator == operator => {
             sqlx::query(
                 "UPDATE requests SET step = 'posted', output = ?1, fulfillment = ?2, fulfilled_block = ?3, final_at = ?4, reason = NULL,
                     updated_at = ?5
-                 WHERE id = ?6 AND attempt = (SELECT MAX(attempt) FROM requests WHERE id = ?6)
+                 WHERE id = ?6 AND attempt = (SELECT MAX(attempt) FROM requests WHERE id = ?6 AND (block, position) < (?3, ?7))
                     AND step IN ('seen', 'inferred', 'signed', 'posting', 'dropped')",
             )
             .bind(event.output.to_vec())
@@ -377,31 +377,27 @@ async fn apply_event(
             .bind(signed(event.fulfillment.final_at(window))?)
             .bind(now_millis())
             .bind(signed(event.id)?)
+            .bind(position)
             .execute(connection)
             .await?;
             Ok(())
         }
         Event::Fulfilled(event) => {
-            leave(connection, event.id, &format!("answered by operator {}", event.operator), block).await
+            leave(connection, event.id, &format!("answered by operator {}", event.operator), block, position).await
         }
-        Event::DisputeOpened(event) => set_step(
-            connection,
-            "UPDATE requests SET step = 'disputed', updated_at = ? WHERE id = ? AND step IN ('posted', 'finalizing')",
-            event.id,
-        )
-        .await,
+        Event::DisputeOpened(event) => {
+            let statement =
+                "UPDATE requests SET step = 'disputed', updated_at = ?1 WHERE step IN ('posted', 'finalizing') AND ";
+            set_step(connection, statement, event.id, block, position).await
+        }
         Event::ResultUpheld(event) => {
-            set_step(
-                connection,
-                "UPDATE requests SET step = 'posted', updated_at = ? WHERE id = ? AND step = 'disputed'",
-                event.id,
-            )
-            .await
+            let statement = "UPDATE requests SET step = 'posted', updated_at = ?1 WHERE step = 'disputed' AND ";
+            set_step(connection, statement, event.id, block, position).await
         }
         Event::ResultRejected(event) => {
-            let statement = "UPDATE requests SET step = 'dropped', reason = 'the result was rejected', updated_at = ?
-                 WHERE id = ? AND step IN ('posted', 'disputed', 'finalizing')";
-            set_step(connection, statement, event.id).await
+            let statement = "UPDATE requests SET step = 'dropped', reason = 'the result was rejected', updated_at = ?1
+                 WHERE step IN ('posted', 'disputed', 'finalizing') AND ";
+            set_step(connection, statement, event.id, block, position).await
         }
         Event::Finalized(event) => {
             sqlx::query(
@@ -416,7 +412,7 @@ async fn apply_event(
             .await?;
             Ok(())
         }
-        Event::Cancelled(event) => leave(connection, event.id, "expired and refunded", block).await,
+        Event::Cancelled(event) => leave(connection, event.id, "expired and refunded", block, position).await,
         _ => Ok(()),
     }
 }
@@ -432,6 +428,7 @@ async fn insert(
     packed: &PackedRequest,
     input: &Bytes,
     block: i64,
+    position: i64,
 ) -> Result<(), StoreError> {
     let encoded = packed.abi_encode();
     let request = unpack(&encoded)?;
@@ -444,8 +441,8 @@ async fn insert(
         .execute(&mut *connection)
         .await?;
     sqlx::query(
-        "INSERT OR IGNORE INTO requests (id, attempt, step, request, model, input, drawn, exclusive_until, deadline, block, seen_at, updated_at)
-         VALUES (?, ?, 'seen', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO requests (id, attempt, step, request, model, input, drawn, exclusive_until, deadline, block, position, seen_at, updated_at)
+         VALUES (?, ?, 'seen', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(id)
     .bind(attempt)
@@ -456,29 +453,52 @@ async fn insert(
     .bind(signed(request.exclusive_until)?)
     .bind(signed(request.deadline)?)
     .bind(block)
+    .bind(position)
     .bind(now_millis())
     .bind(now_millis())
     .execute(connection)
     .await?;
     Ok(())
 }
+
+/// The attempt that an event is about. Events name the request only, and ranges are read again: an old event must not reach a new attempt.
+const ATTEMPT: &str =
+    "id = ?2 AND attempt = (SELECT MAX(attempt) FROM requests WHERE id = ?2 AND (block, position) < (?3, ?4))";
 
 /// Nothing more to do for a request that is not ours.
-async fn leave(connection: &mut SqliteConnection, id: u64, reason: &str, block: i64) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE requests SET step = 'dropped', reason = ?, fulfilled_block = ?, updated_at = ?
-         WHERE id = ? AND step IN ('seen', 'inferred', 'signed', 'posting', 'dropped')",
-    )
-    .bind(reason.to_owned())
-    .bind(block)
-    .bind(now_millis())
-    .bind(signed(id)?)
-    .execute(connection)
-    .await?;
+async fn leave(
+    connection: &mut SqliteConnection,
+    id: u64,
+    reason: &str,
+    block: i64,
+    position: i64,
+) -> Result<(), StoreError> {
+    let statement = "UPDATE requests SET step = 'dropped', reason = ?5, fulfilled_block = ?3, updated_at = ?1
+         WHERE step IN ('seen', 'inferred', 'signed', 'posting', 'dropped') AND ";
+    sqlx::query(sqlx::AssertSqlSafe(format!("{statement}{ATTEMPT}")))
+        .bind(now_millis())
+        .bind(signed(id)?)
+        .bind(block)
+        .bind(position)
+        .bind(reason.to_owned())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-async fn set_step(connection: &mut SqliteConnection, statement: &'static str, id: u64) -> Result<(), StoreError> {
-    sqlx::query(statement).bind(now_millis()).bind(signed(id)?).execute(connection).await?;
+async fn set_step(
+    connection: &mut SqliteConnection,
+    statement: &'static str,
+    id: u64,
+    block: i64,
+    position: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(sqlx::AssertSqlSafe(format!("{statement}{ATTEMPT}")))
+        .bind(now_millis())
+        .bind(signed(id)?)
+        .bind(block)
+        .bind(position)
+        .execute(connection)
+        .await?;
     Ok(())
 }

@@ -133,11 +133,11 @@ async fn steps_go_forward_one_by_one() {
     };
     opened.store.sending(&sent, &[key]).await.unwrap();
     assert_eq!(opened.step(1).await, Some(Step::Posting));
-    assert!(opened.store.in_flight(key).await.unwrap());
+    assert!(opened.store.stranded(10).await.unwrap().is_empty(), "in flight");
     assert_eq!(opened.store.unresolved().await.unwrap(), vec![sent.clone()]);
     let outcome = (sent.hash, TransactionState::Failed, 12, 21_000, U256::from(42));
     opened.store.resolved(0, Some(outcome)).await.unwrap();
-    assert!(!opened.store.in_flight(key).await.unwrap());
+    assert_eq!(opened.store.stranded(10).await.unwrap(), [(Step::Posting, key)], "it reverted");
     assert_eq!(opened.store.spent_since(0).await.unwrap(), U256::from(42), "a transaction that reverted costs gas too");
     opened.store.released(key).await.unwrap();
     assert_eq!(opened.step(1).await, Some(Step::Signed), "free for another transaction");
@@ -233,4 +233,112 @@ async fn files_that_are_no_database_are_named() {
     assert!(matches!(error, StoreError::Open { .. }), "{error}");
     let error = Store::open_read_only(&folder.path().join("missing.db")).await.map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("missing.db"), "{error}");
+}
+
+fn requested_again(block: u64, id: u64, attempt: u32) -> OracleLog {
+    let request = Request { attempt, operator: Address::ZERO, ..request(id, b"one") };
+    let (model, packed) = (request.model.0, request.pack());
+    let input = Bytes::from_static(b"one");
+    let event = IInferenceOracle::Requested { id, modelId: model, operator: Address::ZERO, request: packed, input };
+    OracleLog { log_index: 1, ..log(block, Event::Requested(event)) }
+}
+
+#[tokio::test]
+async fn old_events_that_are_read_again_do_not_reach_a_new_attempt() {
+    let opened = Opened::new().await;
+    let rejected = IInferenceOracle::ResultRejected { id: 1, operator: US, slashed: U256::from(1) };
+    let first = [
+        requested(11, 1, b"one"),
+        fulfilled(12, 1, US),
+        log(13, Event::DisputeOpened(IInferenceOracle::DisputeOpened { id: 1, operator: US })),
+        log(14, Event::ResultRejected(rejected)),
+        requested_again(14, 1, 1),
+    ];
+    opened.apply(14, &first).await;
+    let row = opened.store.request(RequestId(1)).await.unwrap().unwrap();
+    assert_eq!((row.key(), row.step), ((1, 1), Step::Seen), "open again");
+    opened.apply(14, &first).await;
+    let row = opened.store.request(RequestId(1)).await.unwrap().unwrap();
+    assert_eq!((row.step, row.fulfillment), (Step::Seen, None), "the first attempt's result is not the second's");
+
+    opened.apply(15, &[fulfilled(15, 1, US)]).await;
+    assert_eq!(opened.step(1).await, Some(Step::Posted));
+    opened.apply(15, &first).await;
+    assert_eq!(opened.step(1).await, Some(Step::Posted), "the first attempt's dispute is not the second's");
+    let counts = opened.store.counts().await.unwrap();
+    assert_eq!((counts.of(Step::Dropped), counts.of(Step::Posted)), (1, 1));
+}
+
+#[tokio::test]
+async fn the_same_bytes_can_be_in_flight_again() {
+    let opened = Opened::new().await;
+    opened.apply(11, &[requested(11, 1, b"one")]).await;
+    let key = (1, 0);
+    opened.store.inferred(key, b"answer", Duration::ZERO).await.unwrap();
+    opened.store.signed(key, &[1; 65]).await.unwrap();
+    let raw = Bytes::from_static(b"raw");
+    let hash = B256::repeat_byte(9);
+    let sent = SentTransaction { hash, nonce: 0, purpose: Purpose::Fulfill, raw, max_fee: 5, gas_limit: 6 };
+    opened.store.sending(&sent, &[key]).await.unwrap();
+    opened.store.resolved(0, Some((hash, TransactionState::Mined, 12, 21_000, U256::from(42)))).await.unwrap();
+    assert!(opened.store.stranded(10).await.unwrap().is_empty(), "its block is not read yet");
+
+    // Its block is read, without the event that should be in it: a reorganisation took it back.
+    opened.apply(12, &[]).await;
+    assert_eq!(opened.store.stranded(10).await.unwrap(), [(Step::Posting, key)]);
+    opened.store.released(key).await.unwrap();
+    // Same nonce, same price, same call, and signatures are deterministic.
+    opened.store.sending(&sent, &[key]).await.unwrap();
+    assert_eq!(opened.store.unresolved().await.unwrap(), vec![sent]);
+    assert_eq!(opened.step(1).await, Some(Step::Posting));
+    assert_eq!(opened.store.spent_since(0).await.unwrap(), U256::ZERO, "not paid twice");
+}
+
+#[tokio::test]
+async fn replacements_are_in_the_order_of_their_price() {
+    let opened = Opened::new().await;
+    // Within one millisecond, and with hashes and digits that would sort otherwise.
+    for (byte, max_fee) in [(9, 99u128), (8, 100), (7, 1_000)] {
+        let raw = Bytes::from(vec![byte]);
+        let hash = B256::repeat_byte(byte);
+        let sent = SentTransaction { hash, nonce: 0, purpose: Purpose::Payout, raw, max_fee, gas_limit: 6 };
+        opened.store.sending(&sent, &[]).await.unwrap();
+    }
+    let fees: Vec<u128> = opened.store.unresolved().await.unwrap().iter().map(|sent| sent.max_fee).collect();
+    assert_eq!(fees, [99, 100, 1_000]);
+}
+
+/// Everything asked in every round has an index, whatever the history has grown to.
+#[tokio::test]
+async fn nothing_asked_again_and_again_reads_whole_tables() {
+    let opened = Opened::new().await;
+    for query in [
+        "SELECT * FROM requests WHERE step = 'seen' AND (drawn = x'00' OR exclusive_until <= 5) ORDER BY deadline, id LIMIT 5",
+        "SELECT * FROM requests WHERE step = 'signed' ORDER BY deadline, id LIMIT 5",
+        "SELECT * FROM requests WHERE step = 'posted' AND final_at <= 5 ORDER BY final_at, id LIMIT 5",
+        "SELECT * FROM requests WHERE id = 5 ORDER BY attempt DESC LIMIT 1",
+        "SELECT * FROM requests ORDER BY updated_at DESC, id DESC LIMIT 5",
+        "SELECT step, COUNT(*) FROM requests GROUP BY step",
+        "SELECT paid FROM requests WHERE paid IS NOT NULL",
+        "DELETE FROM requests WHERE block >= 5",
+        "UPDATE requests SET paid = NULL WHERE finalized_block >= 5",
+        "UPDATE requests SET paid = NULL WHERE fulfilled_block >= 5",
+        "SELECT * FROM transactions WHERE state = 'sent' ORDER BY nonce, length(max_fee), max_fee",
+        "SELECT cost FROM transactions WHERE cost IS NOT NULL AND created_at >= 5",
+        "UPDATE transactions SET state = 'replaced' WHERE nonce = 5 AND state = 'sent'",
+        "SELECT step, id, attempt FROM requests WHERE step IN ('posting', 'finalizing') AND NOT EXISTS (
+            SELECT 1 FROM transaction_requests AS carried CROSS JOIN transactions USING (nonce)
+            WHERE carried.id = requests.id AND carried.attempt = requests.attempt AND transactions.state = 'sent') LIMIT 5",
+    ] {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}")))
+            .fetch_all(&opened.store.pool)
+            .await
+            .unwrap();
+        for row in rows {
+            let detail: String = row.try_get("detail").unwrap();
+            // A scan of an index alone, in its order, is what counting and summing up and a limit need.
+            assert!(!detail.starts_with("SCAN") || detail.contains("USING"), "{query}: {detail}");
+            assert!(!detail.contains("USE TEMP B-TREE FOR ORDER BY"), "{query}: {detail}");
+        }
+    }
 }

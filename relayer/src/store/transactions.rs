@@ -101,11 +101,13 @@ impl SentTransaction {
 }
 
 impl Store {
-    /// Stores a signed transaction and moves the requests it carries to their step, at once. After this it may be sent.
+    /// Stores a signed transaction and moves the requests it carries to their step, at once. After this it may be sent. Signing is deterministic, so
+    /// after a reorganisation the very same bytes can be signed again: they are in flight again then.
     pub async fn sending(&self, sent: &SentTransaction, requests: &[(u64, u32)]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         sqlx::query(
-            "INSERT INTO transactions (hash, nonce, purpose, raw, max_fee, gas_limit, state, created_at) VALUES (?, ?, ?, ?, ?, ?, 'sent', ?)",
+            "INSERT INTO transactions (hash, nonce, purpose, raw, max_fee, gas_limit, state, created_at) VALUES (?, ?, ?, ?, ?, ?, 'sent', ?)
+             ON CONFLICT (hash) DO UPDATE SET state = 'sent', block = NULL, gas_used = NULL, cost = NULL",
         )
         .bind(sent.hash.to_vec())
         .bind(signed(sent.nonce)?)
@@ -136,25 +138,35 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
-    /// Transactions whose outcome is not known, lowest nonce first; replacements of one nonce in the order they were made.
+    /// Transactions whose outcome is not known, lowest nonce first; replacements of one nonce from cheap to dear, which is the order they were made in.
     pub async fn unresolved(&self) -> Result<Vec<SentTransaction>, StoreError> {
-        let rows = sqlx::query("SELECT * FROM transactions WHERE state = 'sent' ORDER BY nonce, created_at")
-            .fetch_all(&self.pool)
-            .await?;
+        let rows =
+            sqlx::query("SELECT * FROM transactions WHERE state = 'sent' ORDER BY nonce, length(max_fee), max_fee")
+                .fetch_all(&self.pool)
+                .await?;
         rows.iter().map(SentTransaction::read).collect()
     }
 
-    /// Whether a transaction that carries a request has no outcome yet.
-    pub async fn in_flight(&self, key: (u64, u32)) -> Result<bool, StoreError> {
-        let row = sqlx::query(
-            "SELECT COUNT(*) FROM transaction_requests AS carried JOIN transactions USING (nonce)
-             WHERE carried.id = ? AND carried.attempt = ? AND transactions.state = 'sent'",
+    /// Requests in transactions that ended without doing their work, as far as the blocks read tell: reverted, replaced, taken back by a
+    /// reorganisation, or with this item skipped. One in flight or in a block that is not read yet may still do it.
+    pub async fn stranded(&self, limit: u32) -> Result<Vec<(Step, (u64, u32))>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT step, id, attempt FROM requests WHERE step IN ('posting', 'finalizing') AND NOT EXISTS (
+                SELECT 1 FROM transaction_requests AS carried CROSS JOIN transactions USING (nonce)
+                WHERE carried.id = requests.id AND carried.attempt = requests.attempt AND (transactions.state = 'sent'
+                    OR (transactions.state = 'mined' AND transactions.block >= (SELECT next_block FROM deployment))))
+             LIMIT ?",
         )
-        .bind(signed(key.0)?)
-        .bind(i64::from(key.1))
-        .fetch_one(&self.pool)
+        .bind(limit)
+        .fetch_all(&self.pool)
         .await?;
-        Ok(row.try_get::<i64, _>(0)? > 0)
+        let damaged = |_| StoreError::Damaged("attempt".into());
+        rows.iter()
+            .map(|row| {
+                let attempt = u32::try_from(row.try_get::<i64, _>(2)?).map_err(damaged)?;
+                Ok((Step::parse(row.try_get(0)?)?, (unsigned(row.try_get(1)?)?, attempt)))
+            })
+            .collect()
     }
 
     /// A nonce is used up: by the transaction `winner` of ours with this state, gas and cost in wei, or (none) by one that is not in this store.

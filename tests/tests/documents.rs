@@ -1,0 +1,34 @@
+//! docs/testing.md names tests; each of them exists where it says.
+
+use anyhow::{Context, Result, ensure};
+use std::{fs, path::Path};
+
+#[test]
+fn every_test_named_in_the_documents_exists() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = fs::read_to_string(root.join("docs/testing.md"))?;
+    let mut named = 0;
+    for line in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("|---")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [_, file, test] = cells.as_slice() else { anyhow::bail!("not three cells: {line}") };
+        let Some(file) = file.strip_prefix('`').and_then(|file| file.strip_suffix('`')) else {
+            ensure!(*file == "file" && *test == "test", "no file: {line}");
+            continue;
+        };
+        let test = test.trim_matches('`');
+        let text = fs::read_to_string(root.join(file)).with_context(|| format!("{file} does not exist"))?;
+        // Made by hand, or by a macro that is called with the name.
+        let made = if file.ends_with(".sol") {
+            text.contains(&format!("function {test}("))
+        } else {
+            text.contains(&format!("!({test},"))
+                || text.split(&format!("fn {test}(")).next().is_some_and(|before| {
+                    before.len() < text.len() && before.lines().rev().take(2).any(|line| line.contains("test"))
+                })
+        };
+        ensure!(made, "{file} has no test {test}");
+        named += 1;
+    }
+    ensure!(named > 50, "only {named} tests are named");
+    Ok(())
+}
