@@ -167,6 +167,12 @@ async fn from_the_first_stake_to_the_last_withdrawal() -> Result<()> {
     world.pass(WINDOW).await?;
     world.wait_for(RequestId(1), RequestStatus::Finalized).await?;
     has(&person.does(&["result", "1"]).await?, &["status     final"]);
+    // The chain knows before the relayer does.
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while !person.does(&["status"]).await?.contains("1 finalized") {
+        ensure!(std::time::Instant::now() < deadline, "never read: {}", person.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     stop(&mut relayer).await.with_context(|| person.log())?;
     has(&person.does(&["status"]).await?, &["1 finalized", "0.001 ether earned and not yet paid out"]);
 
