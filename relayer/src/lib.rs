@@ -14,6 +14,7 @@ pub mod answer;
 pub mod anvil;
 pub mod chain;
 pub mod cli;
+mod complaints;
 pub mod config;
 pub mod crash;
 pub mod demo;

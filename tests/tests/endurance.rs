@@ -195,7 +195,7 @@ async fn a_strangers_forgeries_are_refused_and_the_honest_answer_still_counts() 
     };
     let honest = sign(&operator.key, &asked.request)?;
     let post = |request: &candor_sdk::bindings::PackedRequest, output: &Bytes, signature: &Bytes| {
-        client.fulfill(vec![Answer { request: request.clone(), output: output.clone(), signature: signature.clone() }])
+        client.fulfill(vec![Answer { request: *request, output: output.clone(), signature: signature.clone() }])
     };
     let mut cut = honest.to_vec();
     cut.pop();

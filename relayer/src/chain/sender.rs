@@ -6,6 +6,7 @@
 
 use super::{Rpc, RpcClient};
 use crate::{
+    complaints::Complaints,
     crash,
     store::{Purpose, SentTransaction, Store, StoreError, TransactionState},
 };
@@ -142,11 +143,14 @@ pub struct Sender {
     poll_interval: Duration,
 }
 
-/// One EIP-1559 tip for everybody: relayers do not race for positions in a block.
+/// The EIP-1559 tip in wei, at most: relayers do not race for positions in a block. Where blocks are cheaper, what the endpoint suggests is enough.
 pub(crate) const TIP: u128 = 1_000_000_000;
 
 /// Part of the estimated gas that is added: the state may differ a little when the transaction runs.
 const GAS_MARGIN: u64 = 5;
+
+/// Longest time between two looks at a transaction while no endpoint answers.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// What one transaction may use at most (EIP-7825). A node refuses more, and a transaction that is always refused would hold up all others.
 const MAX_GAS: u64 = 1 << 24;
@@ -188,10 +192,12 @@ impl Sender {
         let gas = client.simulate(self.address(), call.clone()).await.map_err(SendError::of_simulation)?;
         let gas_limit = with_margin(gas)?;
         let head = rpc.head().await?;
-        let fee = self.fee(head.base_fee)?;
+        let tip =
+            client.provider().get_max_priority_fee_per_gas().await.map_or(TIP, |suggested| suggested.clamp(1, TIP));
+        let fee = self.fee(head.base_fee, tip)?;
         self.check_funds(client, U256::from(gas_limit) * U256::from(fee) + call.value).await?;
         let nonce = client.provider().get_transaction_count(self.address()).await.map_err(ClientError::from)?;
-        let sent = self.sign(client.chain_id, nonce, purpose, &call, gas_limit, fee)?;
+        let sent = self.sign(client.chain_id, nonce, purpose, &call, gas_limit, (fee, tip))?;
         self.store.sending(&sent, requests).await?;
         crash::point(&format!("{purpose}-stored"));
         self.broadcast(client, &sent).await;
@@ -200,12 +206,12 @@ impl Sender {
     }
 
     /// Wei per gas to offer: room for the base fee to double, within the limit.
-    fn fee(&self, base_fee: u128) -> Result<u128, SendError> {
+    fn fee(&self, base_fee: u128, tip: u128) -> Result<u128, SendError> {
         let limit = self.limits.max_fee_per_gas;
         if base_fee + 1 > limit {
             return Err(SendError::TooDear { base_fee, limit });
         }
-        Ok((2 * base_fee + TIP).min(limit))
+        Ok((2 * base_fee + tip).min(limit))
     }
 
     // INVARIANT: money is checked before anything is signed.
@@ -232,14 +238,14 @@ impl Sender {
         purpose: Purpose,
         call: &Call,
         gas_limit: u64,
-        fee: u128,
+        (fee, tip): (u128, u128),
     ) -> Result<SentTransaction, SendError> {
         let mut transaction = TxEip1559 {
             chain_id,
             nonce,
             gas_limit,
             max_fee_per_gas: fee,
-            max_priority_fee_per_gas: TIP.min(fee),
+            max_priority_fee_per_gas: tip.min(fee),
             to: TxKind::Call(call.to),
             value: call.value,
             input: call.data.clone(),
@@ -275,10 +281,16 @@ impl Sender {
         let mut since = Instant::now();
         let mut resend = Instant::now();
         let mut used_since = None;
+        let mut complaints = Complaints::default();
+        let mut wait = self.poll_interval;
         loop {
             let endpoint = rpc.current();
             let all: Vec<_> = self.store.unresolved().await?.into_iter().filter(|sent| sent.nonce == nonce).collect();
-            match self.outcome(rpc, &all, nonce).await {
+            let outcome = self.outcome(rpc, &all, nonce).await;
+            if outcome.is_ok() {
+                wait = self.poll_interval;
+            }
+            match outcome {
                 Ok(Outcome::Mined(sent)) => return Ok(sent),
                 // The nonce is used, but by none of ours as far as this endpoint knows. It may not have indexed the receipt yet: give it time.
                 Ok(Outcome::NonceUsed) => {
@@ -301,12 +313,15 @@ impl Sender {
                     }
                 }
                 Err(error) if error.is_of_the_endpoint() => {
-                    warn!(%error, nonce, "can't see the transaction's outcome; trying again");
+                    if complaints.is_news(&error.to_string()) {
+                        warn!(%error, nonce, "can't see the transaction's outcome; trying again");
+                    }
                     rpc.fail_over(endpoint).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 Err(error) => return Err(error),
             }
-            tokio::time::sleep(self.poll_interval).await;
+            tokio::time::sleep(wait).await;
         }
     }
 

@@ -13,12 +13,13 @@ use crate::{
 };
 use alloy::sol_types::SolEvent;
 use alloy::{
-    primitives::{Bytes, U256, aliases::U96},
+    primitives::{B256, Bytes, U256, aliases::U96},
     providers::Provider,
 };
 use anyhow::{Context as _, bail};
 use candor_sdk::{
     bindings::{self, Delivery, IInferenceOracle, Limits, Params, RequestStatus},
+    client::ClientError,
     ids::{ModelId, RequestId},
 };
 use clap::Args;
@@ -164,9 +165,7 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
         .map_or_else(|| format!("{} bytes", output.len()), |model| answer::describe(&model.imported().config, &output));
     narrator.tell(&Event::Answered { request: request.id, output, answer: text, final_at })?;
     if args.until_final {
-        while client.status(request.id).await?.0 != RequestStatus::Finalized {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        wait_for_finality(&client, request.id).await?;
         narrator.tell(&Event::Note { text: format!("the answer to {} is final", request.id) })?;
     }
     Ok(Outcome::Done)
@@ -248,29 +247,54 @@ async fn wait_for_answer(
     from_block: u64,
     narrator: &mut crate::demo::narrator::Narrator<std::io::Stdout>,
 ) -> anyhow::Result<Option<(Bytes, u64)>> {
-    let window = client.terms().await?.challenge_window;
     let id: RequestId = request.id;
     loop {
-        let looked = async {
-            if let Some((event, transaction)) = client.fulfilled(id, from_block).await? {
-                return Ok(Some((event, transaction)));
-            }
-            Ok::<_, candor_sdk::client::ClientError>(None)
-        };
-        match looked.await {
-            Ok(Some((event, transaction))) => {
-                let receipt = client.provider().get_transaction_receipt(transaction).await?;
-                let gas = receipt.map_or(0, |receipt| receipt.gas_used);
+        // The request is made and paid for; a node that fails now and then must not end the waiting.
+        match look(client, request, from_block).await {
+            Ok(Look::Answered { event, transaction, gas, window }) => {
                 narrator.tell(&Event::Posted { request: id, transaction, gas, results: 1 })?;
                 return Ok(Some((event.output.clone(), event.fulfillment.final_at(window))));
             }
-            Ok(None) => {}
+            Ok(Look::Expired) => return Ok(None),
+            Ok(Look::Open) => {}
             Err(error) if error.is_retryable() => tracing::warn!(%error, "asking again"),
             Err(error) => return Err(error.into()),
         }
-        let block = client.provider().get_block(alloy::eips::BlockId::latest()).await?;
-        if block.is_some_and(|block| block.header.timestamp > request.deadline) {
-            return Ok(None);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// How a request stands.
+enum Look {
+    Open,
+    Expired,
+    Answered { event: Box<IInferenceOracle::Fulfilled>, transaction: B256, gas: u64, window: u64 },
+}
+
+async fn look(
+    client: &AnyClient,
+    request: &candor_sdk::request::Request,
+    from_block: u64,
+) -> Result<Look, ClientError> {
+    if let Some((event, transaction)) = client.fulfilled(request.id, from_block).await? {
+        let receipt = client.provider().get_transaction_receipt(transaction).await?;
+        let gas = receipt.map_or(0, |receipt| receipt.gas_used);
+        let window = client.terms().await?.challenge_window;
+        return Ok(Look::Answered { event: Box::new(event), transaction, gas, window });
+    }
+    let block = client.provider().get_block(alloy::eips::BlockId::latest()).await?;
+    let expired = block.is_some_and(|block| block.header.timestamp > request.deadline);
+    Ok(if expired { Look::Expired } else { Look::Open })
+}
+
+/// Waits until a result is final, through failures of the node.
+async fn wait_for_finality(client: &AnyClient, id: RequestId) -> Result<(), ClientError> {
+    loop {
+        match client.status(id).await {
+            Ok((RequestStatus::Finalized, _)) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "asking again"),
+            Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -16,6 +16,7 @@ pub use progress::{Progress, Reporter};
 
 use crate::{
     chain::{ConnectError, GasLimits, Head, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
+    complaints::Complaints,
     store::{Store, StoreError},
 };
 use alloy::{
@@ -32,7 +33,6 @@ use std::{collections::HashMap, fmt::Debug, path::PathBuf, sync::Arc, time::Dura
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
@@ -151,22 +151,6 @@ impl RelayerError {
             Self::Send(error) => error.is_of_the_endpoint(),
             other => !other.is_fatal(),
         }
-    }
-}
-
-/// Says what keeps a task waiting: when it is something new, and from time to time.
-#[derive(Debug, Default)]
-struct Complaints(Option<(String, Instant)>);
-
-impl Complaints {
-    /// Whether this is worth a line in the log. Numbers in it change with every block and make it nothing new.
-    fn is_news(&mut self, complaint: &str) -> bool {
-        let kind: String = complaint.chars().filter(|c| !c.is_ascii_digit()).collect();
-        let news = self.0.as_ref().is_none_or(|(last, at)| *last != kind || at.elapsed() > Duration::from_secs(60));
-        if news {
-            self.0 = Some((kind, Instant::now()));
-        }
-        news
     }
 }
 
@@ -336,6 +320,7 @@ async fn check_operator(rpc: &Rpc, operator: &OperatorSettings, terms: &Terms) -
 
 async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sender<Head>) -> Result<(), RelayerError> {
     let mut wait = shared.poll_interval;
+    let mut complaints = Complaints::default();
     while !shared.stop.is_cancelled() {
         let endpoint = shared.rpc.current();
         match watcher.look(&shared.rpc).await.map_err(RelayerError::from) {
@@ -360,7 +345,9 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
             }
             Err(error) if error.is_fatal() => return Err(error),
             Err(error) => {
-                warn!(%error, retry_in = ?wait, "can't read the chain");
+                if complaints.is_news(&error.to_string()) {
+                    warn!(%error, "can't read the chain; asking again");
+                }
                 shared.rpc.fail_over(endpoint).await;
                 wait = (wait * 2).min(Duration::from_secs(10));
             }
@@ -395,13 +382,5 @@ mod tests {
         ] {
             assert!(error.is_fatal(), "{error}");
         }
-    }
-
-    #[test]
-    fn a_complaint_is_made_once_however_its_numbers_change() {
-        let mut complaints = Complaints::default();
-        assert!(complaints.is_news("gas costs 71 wei"));
-        assert!(!complaints.is_news("gas costs 1234 wei"));
-        assert!(complaints.is_news("connection refused"));
     }
 }

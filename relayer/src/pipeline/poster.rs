@@ -1,8 +1,9 @@
 //! Posts signed results, settles those whose window has passed, takes the earnings out: everything that costs gas, one transaction at a time.
 
-use super::{Complaints, OperatorSettings, Progress, RelayerError, Shared, worker::drop_request};
+use super::{OperatorSettings, Progress, RelayerError, Shared, worker::drop_request};
 use crate::{
     chain::{SendError, Sender, Sent, TIP},
+    complaints::Complaints,
     crash,
     store::{Purpose, RequestRow, Step},
 };
@@ -18,6 +19,9 @@ use tracing::{debug, info, warn};
 
 /// Results in one transaction, at most.
 const BATCH: u32 = 50;
+
+/// Rows looked at in one round, at most: they carry inputs and outputs, and memory is finite.
+const MOST_ROWS: u32 = 500;
 
 /// Bytes of outputs in one transaction, at most, unless one is longer: nodes pass on transactions of up to 128 KiB.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -132,7 +136,7 @@ impl Poster {
 
     /// How many more rows to ask for, so that those held do not stand in the way of others.
     fn limit(&self) -> u32 {
-        BATCH.saturating_add(u32::try_from(self.held.len()).unwrap_or(u32::MAX))
+        BATCH.saturating_add(u32::try_from(self.held.len()).unwrap_or(u32::MAX)).min(MOST_ROWS)
     }
 
     /// Of these rows as many as fit into one transaction and are not held.

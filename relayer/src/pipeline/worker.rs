@@ -18,6 +18,9 @@ use tracing::{debug, error, info};
 /// Requests that run together, at most.
 const BATCH: u32 = 64;
 
+/// Requests looked at in one round, at most: they carry their inputs, and memory is finite.
+const MOST_ROWS: u32 = 500;
+
 /// Time after which a request is looked at again that costs more than it brings.
 const HOLD: Duration = Duration::from_secs(5);
 
@@ -45,7 +48,7 @@ async fn infer(shared: &Shared, operator: &OperatorSettings, held: &mut Held) ->
     let head = *shared.head.borrow();
     held.retain(|_, until| Instant::now() < *until);
     // Those held do not stand in the way of others.
-    let limit = BATCH.saturating_add(u32::try_from(held.len()).unwrap_or(u32::MAX));
+    let limit = BATCH.saturating_add(u32::try_from(held.len()).unwrap_or(u32::MAX)).min(MOST_ROWS);
     let mut rows = shared.store.answerable(operator.account.address(), head.timestamp, limit).await?;
     rows.retain(|row| !held.contains_key(&row.key()));
     rows.truncate(BATCH as usize);
