@@ -245,6 +245,26 @@ fn a_model_that_disagrees_with_candle_is_noticed() {
     }
 }
 
+/// The importer's, the builder's and the hashes' promise, written down: the same files are the same model, in every build and
+/// on every machine. A change of these is a change of every model that anybody has imported.
+#[test]
+fn ids_are_what_they_were() {
+    let made = [
+        bert(1, Dtype::F16),
+        decoder("llama", 1, Dtype::F16, true),
+        decoder("qwen2", 1, Dtype::BF16, false),
+        decoder("qwen3", 1, Dtype::F32, true),
+    ];
+    let ids = made.map(|made| import(&made).model.model_id().to_string());
+    let expected = [
+        "0x6ba22f18aa78acb443759c9e491367035a442d247f55ef2d1c089867081de2e7",
+        "0x8164249a7c04294d742ee550702c52a115e6dc950054b3152aeedcf3e1a60f2f",
+        "0x083fe67f07f151792acd26e365bd0269a6105b5c3b0c82613fd5dbf5d1ee46db",
+        "0x53358dbb8117da92e14fa0c8d36ba4e53f5c57c7c0492eb5826e1aba2ace4b61",
+    ];
+    assert_eq!(ids, expected);
+}
+
 #[test]
 fn weights_are_shared_with_the_file() {
     let files = decoder("llama", 13, Dtype::F16, true).files();

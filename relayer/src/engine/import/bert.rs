@@ -283,35 +283,49 @@ impl Builder<'_> {
     }
 }
 
-/// The embedding of a request as candle computes it from the same weights.
-pub(super) fn candle(config: &BertConfig, weights: &Weights, tokens: &[u32]) -> CandleResult<Vec<f32>> {
-    let size = |n: u32| n as usize;
-    let candle_config = candle_bert::Config {
-        vocab_size: size(config.vocabulary),
-        hidden_size: size(config.hidden),
-        num_hidden_layers: size(config.layers),
-        num_attention_heads: size(config.heads),
-        intermediate_size: size(config.intermediate),
-        hidden_act: match config.activation {
-            UnaryFunction::GeluTanh => candle_bert::HiddenAct::GeluApproximate,
-            UnaryFunction::Relu => candle_bert::HiddenAct::Relu,
-            _ => candle_bert::HiddenAct::Gelu,
-        },
-        max_position_embeddings: size(config.positions),
-        type_vocab_size: size(config.segments),
-        layer_norm_eps: f64::from(config.epsilon),
-        ..candle_bert::Config::default()
-    };
-    let model = candle_bert::BertModel::load(weights.var_builder(), &candle_config)?;
-    let tokens = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
-    let states = model.forward(&tokens, &tokens.zeros_like()?, None)?.i(0)?;
-    let pooled = match config.pooling {
-        Pooling::Mean => states.mean(0)?,
-        Pooling::First => states.i(0)?,
-    };
-    if !config.normalise {
-        return pooled.to_vec1();
+/// candle's model of the same weights.
+pub(super) struct CandleEncoder {
+    model: candle_bert::BertModel,
+    pooling: Pooling,
+    normalise: bool,
+}
+
+impl CandleEncoder {
+    /// Loads a model.
+    pub(super) fn load(config: &BertConfig, weights: &Weights) -> CandleResult<Self> {
+        let size = |n: u32| n as usize;
+        let candle_config = candle_bert::Config {
+            vocab_size: size(config.vocabulary),
+            hidden_size: size(config.hidden),
+            num_hidden_layers: size(config.layers),
+            num_attention_heads: size(config.heads),
+            intermediate_size: size(config.intermediate),
+            hidden_act: match config.activation {
+                UnaryFunction::GeluTanh => candle_bert::HiddenAct::GeluApproximate,
+                UnaryFunction::Relu => candle_bert::HiddenAct::Relu,
+                _ => candle_bert::HiddenAct::Gelu,
+            },
+            max_position_embeddings: size(config.positions),
+            type_vocab_size: size(config.segments),
+            layer_norm_eps: f64::from(config.epsilon),
+            ..candle_bert::Config::default()
+        };
+        let model = candle_bert::BertModel::load(weights.var_builder(), &candle_config)?;
+        Ok(Self { model, pooling: config.pooling, normalise: config.normalise })
     }
-    let length = pooled.sqr()?.sum(D::Minus1)?.sqrt()?.to_scalar::<f32>()?.max(SHORTEST);
-    pooled.affine(f64::from(1.0 / length), 0.0)?.to_vec1()
+
+    /// The embedding of a request.
+    pub(super) fn embed(&self, tokens: &[u32]) -> CandleResult<Vec<f32>> {
+        let tokens = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
+        let states = self.model.forward(&tokens, &tokens.zeros_like()?, None)?.i(0)?;
+        let pooled = match self.pooling {
+            Pooling::Mean => states.mean(0)?,
+            Pooling::First => states.i(0)?,
+        };
+        if !self.normalise {
+            return pooled.to_vec1();
+        }
+        let length = pooled.sqr()?.sum(D::Minus1)?.sqrt()?.to_scalar::<f32>()?.max(SHORTEST);
+        pooled.affine(f64::from(1.0 / length), 0.0)?.to_vec1()
+    }
 }

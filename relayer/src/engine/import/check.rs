@@ -98,16 +98,18 @@ impl Imported {
                 pairs.extend(self.values(&batch)?.into_iter().zip(theirs));
             }
             Family::Bert(config) => {
-                let theirs = requests.iter().map(|request| bert::candle(config, &weights, &tokens_of(request)));
+                let candle = bert::CandleEncoder::load(config, &weights)?;
+                let theirs = requests.iter().map(|request| candle.embed(&tokens_of(request)));
                 let theirs = theirs.collect::<candle_core::Result<Vec<_>>>()?;
                 pairs.extend(self.values(&batch)?.into_iter().zip(theirs));
             }
             Family::Decoder(config) => {
                 let most = tokens.clamp(1, self.model.limits.max_tokens);
                 width = Some(config.vocabulary as usize);
+                let longest = requests.iter().map(Vec::len).max().unwrap_or(0) / 4;
+                let mut candle = decoder::CandleDecoder::load(config, &weights, longest + most as usize)?;
                 for request in &batch {
-                    let prompt = tokens_of(&request.input);
-                    let (generated, theirs) = decoder::candle(config, &weights, &prompt, most)?;
+                    let (generated, theirs) = candle.generate(&tokens_of(&request.input), most)?;
                     let params = Params { max_tokens: most, ..Params::default() };
                     let request = InferRequest { params, ..request.clone() };
                     pairs.push((self.replay(&request, &generated)?, theirs));
@@ -284,5 +286,48 @@ impl SimpleBackend for &Weights {
 
     fn contains_tensor(&self, name: &str) -> bool {
         self.find(name).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(rows: &[(&[f32], &[f32])]) -> Check {
+        let mut check = Check {
+            requests: rows.len(),
+            rows: 0,
+            width: 3,
+            max_error: 0.0,
+            min_cosine: 1.0,
+            same_argmax: 0,
+            close_calls: 0,
+            quantised: false,
+        };
+        rows.iter().for_each(|(ours, theirs)| check.compare(ours, theirs));
+        check
+    }
+
+    #[test]
+    fn rounding_excuses_a_close_call_and_nothing_else() {
+        let (theirs, close, far) = ([1.0, 4.0, 4.000_001], [1.0, 4.000_001, 4.0], [1.0, 4.0, 3.0]);
+        let same = of(&[(&theirs, &theirs)]);
+        assert!(same.agrees() && same.same_argmax == 1 && same.max_error == 0.0);
+        let call = of(&[(&close, &theirs)]);
+        assert!(call.agrees() && call.close_calls == 1, "{call}");
+        assert!(call.to_string().contains("0/1 and 1 within rounding"), "{call}");
+        // As large an error, but in another row: it does not excuse this one.
+        let other = of(&[(&[1.0, 2.0, 3.5], &[1.0, 2.0, 3.0]), (&[1.0, 4.01, 4.0], &[1.0, 4.0, 4.1])]);
+        assert!(other.same_argmax == 1 && other.close_calls == 1 && other.max_error == 0.5, "{other}");
+        assert!(!of(&[(&far, &theirs)]).agrees());
+    }
+
+    #[test]
+    fn nothing_compared_and_nan_are_no_agreement() {
+        assert!(!of(&[]).agrees());
+        let nan = of(&[(&[f32::NAN, 0.0, 1.0], &[0.5, 0.0, 1.0])]);
+        assert!(nan.max_error == f32::INFINITY && !nan.agrees(), "{nan}");
+        let infinite = of(&[(&[f32::INFINITY, 0.0, 1.0], &[0.5, 0.0, 1.0])]);
+        assert!(!infinite.agrees(), "{infinite}");
     }
 }

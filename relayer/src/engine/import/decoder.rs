@@ -443,13 +443,19 @@ fn heads_norm(
 }
 
 /// candle's model of the same weights, with a cache of keys and values.
-enum CandleDecoder {
-    Llama(llama::Llama, Box<llama::Cache>),
+pub(super) struct CandleDecoder {
+    model: CandleModel,
+    stop: Vec<u32>,
+}
+
+enum CandleModel {
+    /// With a cache that has seen nothing, to start from.
+    Llama(llama::Llama, Box<llama::Cache>, Box<llama::Cache>),
     Qwen2(qwen2::ModelForCausalLM),
     Qwen3(qwen3::ModelForCausalLM),
 }
 
-impl CandleDecoder {
+impl CandleModel {
     fn load(config: &DecoderConfig, weights: &Weights, positions: usize) -> CandleResult<Self> {
         let size = |n: u32| n as usize;
         let builder = weights.var_builder();
@@ -487,7 +493,8 @@ impl CandleDecoder {
                     tie_word_embeddings,
                 };
                 let cache = llama::Cache::new(true, candle_core::DType::F32, &config, &Device::Cpu)?;
-                Ok(Self::Llama(llama::Llama::load(builder, &config)?, Box::new(cache)))
+                let empty = Box::new(cache.clone());
+                Ok(Self::Llama(llama::Llama::load(builder, &config)?, Box::new(cache), empty))
             }
             DecoderFamily::Qwen2 => {
                 let config = qwen2::Config {
@@ -532,11 +539,20 @@ impl CandleDecoder {
         }
     }
 
+    /// Forgets all tokens.
+    fn forget(&mut self) {
+        match self {
+            Self::Llama(_, cache, empty) => cache.clone_from(empty),
+            Self::Qwen2(model) => model.clear_kv_cache(),
+            Self::Qwen3(model) => model.clear_kv_cache(),
+        }
+    }
+
     /// The logits after `tokens`, which follow `offset` tokens that it has seen.
     fn logits(&mut self, tokens: &[u32], offset: usize) -> CandleResult<Vec<f32>> {
         let tokens = Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0)?;
         let logits = match self {
-            Self::Llama(model, cache) => model.forward(&tokens, offset, cache)?,
+            Self::Llama(model, cache, _) => model.forward(&tokens, offset, cache)?,
             Self::Qwen2(model) => model.forward(&tokens, offset)?,
             Self::Qwen3(model) => model.forward(&tokens, offset)?,
         };
@@ -544,23 +560,25 @@ impl CandleDecoder {
     }
 }
 
-/// What candle generates greedily after a prompt, and the logits of each step.
-pub(super) fn candle(
-    config: &DecoderConfig,
-    weights: &Weights,
-    prompt: &[u32],
-    tokens: u32,
-) -> CandleResult<(Vec<u32>, Vec<f32>)> {
-    let mut model = CandleDecoder::load(config, weights, prompt.len() + tokens as usize)?;
-    let (mut generated, mut all): (Vec<u32>, Vec<f32>) = (Vec::new(), Vec::new());
-    let mut logits = model.logits(prompt, 0)?;
-    while let Some(token) = reduction::argmax(&logits).and_then(|token| u32::try_from(token).ok()) {
-        all.append(&mut logits);
-        generated.push(token);
-        if generated.len() >= tokens as usize || config.stop.contains(&token) {
-            break;
-        }
-        logits = model.logits(&[token], prompt.len() + generated.len() - 1)?;
+impl CandleDecoder {
+    /// Loads a model for sequences of at most `positions` tokens.
+    pub(super) fn load(config: &DecoderConfig, weights: &Weights, positions: usize) -> CandleResult<Self> {
+        Ok(Self { model: CandleModel::load(config, weights, positions)?, stop: config.stop.clone() })
     }
-    Ok((generated, all))
+
+    /// What candle generates greedily after a prompt, and the logits of each step.
+    pub(super) fn generate(&mut self, prompt: &[u32], tokens: u32) -> CandleResult<(Vec<u32>, Vec<f32>)> {
+        self.model.forget();
+        let (mut generated, mut all): (Vec<u32>, Vec<f32>) = (Vec::new(), Vec::new());
+        let mut logits = self.model.logits(prompt, 0)?;
+        while let Some(token) = reduction::argmax(&logits).and_then(|token| u32::try_from(token).ok()) {
+            all.append(&mut logits);
+            generated.push(token);
+            if generated.len() >= tokens as usize || self.stop.contains(&token) {
+                break;
+            }
+            logits = self.model.logits(&[token], prompt.len() + generated.len() - 1)?;
+        }
+        Ok((generated, all))
+    }
 }
