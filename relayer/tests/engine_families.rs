@@ -4,7 +4,7 @@
 mod engine_common;
 
 use candor_relayer::engine::import::{self, Family, Files, Imported, Options, Stage};
-use candor_relayer::engine::{Device, InferRequest, LoadError, LoadedModel};
+use candor_relayer::engine::{Device, InferRequest, LoadedModel};
 use candor_sdk::program::{Params, WeightType};
 use engine_common::families::{Made, VOCABULARY, bert, decoder};
 use engine_common::files::Tensors;
@@ -48,8 +48,7 @@ fn assert_sound(imported: &Imported) {
             }
         }
         // The engine says so before anybody relies on it; anything else it says is a mistake.
-        Err(LoadError::Unsupported { what: kernel, .. }) => eprintln!("the engine has no kernel for {kernel} yet"),
-        Err(other) => panic!("{what}: {other}"),
+        Err(error) => assert!(error.to_string().contains("the engine has no kernel"), "{what}: {error}"),
     }
 }
 
