@@ -1,4 +1,4 @@
-//! The models a relayer can answer for: those inside the binary, and folders.
+//! The models a relayer can answer for: those inside the binary, and folders or files of any kind that is imported.
 
 use crate::{
     config::ModelSource,

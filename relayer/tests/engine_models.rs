@@ -16,7 +16,8 @@ fn requests(inputs: Vec<Vec<u8>>) -> Vec<InferRequest> {
 fn inputs(r: &mut Random, imported: &import::Imported, count: u32) -> Vec<Vec<u8>> {
     let mut inputs = imported.probes(count);
     let length = inputs[0].len();
-    if matches!(imported.config.input.kind, import::config::InputKind::F32be) {
+    let import::Family::Sequential { config, .. } = &imported.family else { panic!("{}", imported.family.name()) };
+    if matches!(config.input.kind, import::config::InputKind::F32be) {
         for element in [Random::finite_edge, Random::edge] {
             inputs.push(r.vector(length / 4, element).iter().flat_map(|x| x.to_be_bytes()).collect());
         }

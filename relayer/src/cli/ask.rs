@@ -7,7 +7,7 @@ use crate::{
     answer,
     config::{Config, ModelSource, Needs, Wei, format_duration, parse_duration},
     demo::narrator::{Event, money},
-    engine::import::config::InputKind,
+    engine::import::{Family, config::InputKind},
     input::{heldout, picture::Picture},
     models::CatalogModel,
 };
@@ -162,7 +162,7 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
         );
     };
     let text = local
-        .map_or_else(|| format!("{} bytes", output.len()), |model| answer::describe(&model.imported().config, &output));
+        .map_or_else(|| format!("{} bytes", output.len()), |model| answer::describe(&model.imported().family, &output));
     narrator.tell(&Event::Answered { request: request.id, output, answer: text, final_at })?;
     if args.until_final {
         wait_for_finality(&client, request.id).await?;
@@ -201,8 +201,8 @@ fn question(args: &InputArgs, model: Option<&CatalogModel>) -> anyhow::Result<Qu
     }
     if let Some(path) = &args.image {
         let takes_images = model.is_some_and(|model| {
-            let input = &model.imported().config.input;
-            input.kind == InputKind::U8 && input.shape.iter().product::<u32>() == 784
+            let Family::Sequential { config, .. } = &model.imported().family else { return false };
+            config.input.kind == InputKind::U8 && config.input.shape.iter().product::<u32>() == 784
         });
         if !takes_images {
             return Err(UsageError("--image is for models that take 28x28 pixels, such as digits".into()).into());

@@ -97,7 +97,7 @@ pub(super) async fn result(context: &Context, args: &ResultArgs) -> anyhow::Resu
     let meaning = |output: &[u8]| {
         model.as_ref().map_or_else(
             || format!("{} bytes", output.len()),
-            |model| answer::describe(&model.imported().config, output),
+            |model| answer::describe(&model.imported().family, output),
         )
     };
     let (word, reason) = match &verdict {
@@ -280,7 +280,7 @@ async fn run_again(model: Option<&CatalogModel>, claim: &Claim) -> anyhow::Resul
             "the engine on this machine disagrees with the reference interpreter; this is a bug in Candor, please report it"
         );
     }
-    Ok(Verdict::Wrong(difference(&claim.output, &right, &answer::describe(&model.imported().config, &right))))
+    Ok(Verdict::Wrong(difference(&claim.output, &right, &answer::describe(&model.imported().family, &right))))
 }
 
 /// Where two answers part, in words.

@@ -52,12 +52,12 @@ impl Serialize for PathSetting {
     }
 }
 
-/// A model to serve: one that is inside the binary, or a folder.
+/// A model to serve: one that is inside the binary, or a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
     /// An embedded model, by name.
     Builtin(&'static str),
-    /// A folder with `model.safetensors` and `config.json`.
+    /// A folder with safetensors and `config.json`, ours or Hugging Face's, or a GGUF file; see `docs/models.md`.
     Folder(PathBuf),
 }
 

@@ -160,8 +160,8 @@ impl<'a, W: Write> Story<'a, W> {
         let event = match progress {
             Progress::PickedUp { .. } => Event::PickedUp { request },
             Progress::Inferred { device, took, batch, output, .. } => {
-                let config = &self.world.models[consumer.model()].imported().config;
-                let answer = answer::describe(config, &output);
+                let family = &self.world.models[consumer.model()].imported().family;
+                let answer = answer::describe(family, &output);
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 Event::Inferred { request, device, took_us, batch, output, answer }
             }

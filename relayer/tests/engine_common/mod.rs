@@ -1,7 +1,9 @@
 //! Operands for the engine's tests.
 #![allow(dead_code)] // each test binary uses its part
 
+pub(crate) mod families;
 pub(crate) mod files;
+pub(crate) mod gguf;
 
 /// A small generator, so that a failure repeats.
 pub(crate) struct Random(pub(crate) u64);

@@ -1,21 +1,38 @@
 //! From files to models, the same model (and so the same id) on every machine; and the check that it is the model its
-//! author meant, against candle's own float run of the same files.
+//! author meant, against candle's own float run of the same weights.
 //!
-//! A family of models is a folder of its own kind: `config` reads its description, `sequential` builds its graph,
-//! `reference` runs it with candle. Tensors come from safetensors files through candle.
+//! ```text
+//! folder or file ── files ──> Files ── build ──> Imported ── check ──> Check
+//!                                                   └ report ─> what a person wants to know
+//! ```
+//!
+//! A family of models is a module: it reads its description (`config` and `sequential`, `bert`, `decoder`), builds its
+//! graph and runs it with candle (`reference` for `sequential`). `tensors` and `gguf` hold the files they take tensors
+//! from, `vocabulary` the bytes of tokens. `docs/models.md` says which families and which keys are understood, and how to
+//! add one.
 
+pub mod bert;
 pub mod check;
 pub mod config;
+pub mod decoder;
+pub mod report;
+
+mod fields;
+mod files;
+mod gguf;
 mod reference;
 mod sequential;
 mod tensors;
+mod vocabulary;
 
 pub use check::{Check, CheckError};
+pub use files::Files;
 pub use reference::CandleModel;
+pub use report::{Progress, Report, Stage, import, verify};
 
 use candor_sdk::program::{Model, ModelError, Symbols};
-use config::Config;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A model with what its files say besides the numbers.
@@ -23,14 +40,56 @@ use thiserror::Error;
 pub struct Imported {
     /// The model.
     pub model: Model,
-    /// Its name in `config.json`.
+    /// Its name: that in `config.json`, or that of its folder or file.
     pub name: String,
-    /// Its description.
-    pub config: Config,
-    /// The node of the last layer, which the output bytes are made of.
+    /// What its files describe.
+    pub family: Family,
+    /// The node that answers are made of: the last layer, the embedding, or the logits.
     pub last_layer: u32,
-    /// The safetensors file.
-    weights: Vec<u8>,
+    /// What the import changed.
+    pub notes: Vec<String>,
+}
+
+/// The kinds of models, with their descriptions.
+#[derive(Clone, Debug)]
+pub enum Family {
+    /// Layers one after the other.
+    Sequential {
+        /// Its description.
+        config: config::Config,
+        /// The safetensors file.
+        weights: Arc<Vec<u8>>,
+    },
+    /// A sentence encoder.
+    Bert(bert::BertConfig),
+    /// A language model.
+    Decoder(decoder::DecoderConfig),
+}
+
+impl Family {
+    /// The family's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sequential { .. } => "sequential",
+            Self::Bert(_) => "bert",
+            Self::Decoder(config) => config.family.name(),
+        }
+    }
+}
+
+/// What the files leave open. It becomes part of the model, and so of its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Longest sequence, prompt and answer together; a model made for shorter ones keeps to those.
+    pub context: u32,
+    /// Most tokens of an answer; at most half the context.
+    pub max_tokens: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { context: 2048, max_tokens: 512 }
+    }
 }
 
 /// Files that are not a model.
@@ -44,22 +103,26 @@ pub enum ImportError {
         /// Why.
         source: std::io::Error,
     },
-    /// `config.json` is not what it should be.
-    #[error("config.json: {0}")]
-    Config(#[from] serde_json::Error),
-    /// A field of `config.json` has a value that makes no sense.
-    #[error("config.json: {field}: {problem}")]
+    /// A file is not what its name says.
+    #[error("{file}: {problem}")]
+    Damaged {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A field of a description has a value that makes no sense or is not understood.
+    #[error("{file}: {field}: {problem}")]
     Field {
+        /// Which file.
+        file: String,
         /// Which field.
         field: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// The safetensors file is damaged.
-    #[error("model.safetensors: {0}")]
-    Safetensors(candle_core::Error),
     /// A tensor is missing, superfluous or not what the config needs.
-    #[error("model.safetensors: tensor {name:?}: {problem}")]
+    #[error("tensor {name:?}: {problem}")]
     Tensor {
         /// Which tensor.
         name: String,
@@ -71,33 +134,89 @@ pub enum ImportError {
     Model(#[from] ModelError),
 }
 
-/// Reads `config.json` and `model.safetensors` of a folder.
-///
-/// # Errors
-/// If a file is missing or damaged, or the two do not make a model.
-pub fn folder(path: &Path) -> Result<Imported, ImportError> {
-    let read = |name: &str| {
-        let path = path.join(name);
-        std::fs::read(&path).map_err(|source| ImportError::Read { path, source })
-    };
-    let config = read("config.json")?;
-    let config = String::from_utf8_lossy(&config); // what is not UTF-8 is not JSON either, and gets its error there
-    bytes(&config, &read("model.safetensors")?)
+impl ImportError {
+    /// An error about a field of `config.json`.
+    fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Field { file: CONFIG.to_string(), field: field.into(), problem: problem.into() }
+    }
 }
 
-/// Builds a model from the contents of `config.json` and `model.safetensors`.
+/// The file that describes a model.
+const CONFIG: &str = "config.json";
+
+/// Reads a model of any understood kind: a folder with `config.json` and safetensors files, or a GGUF file.
+///
+/// # Errors
+/// If a file is missing or damaged, or the files do not make a model.
+pub fn folder(path: &Path) -> Result<Imported, ImportError> {
+    files(&Files::read(path, |_, _| ())?, &Options::default())
+}
+
+/// Builds a model from the contents of `config.json` and one safetensors file.
 ///
 /// # Errors
 /// If either is damaged or the two do not make a model.
 pub fn bytes(config: &str, weights: &[u8]) -> Result<Imported, ImportError> {
-    let config: Config = serde_json::from_str(config)?;
-    let (model, last_layer) = sequential::build(&config, weights)?;
-    refuse_bombs(&model)?;
-    Ok(Imported { model, name: config.name.clone(), config, last_layer, weights: weights.to_vec() })
+    let weights = vec![("model.safetensors".to_string(), Arc::new(weights.to_vec()))];
+    files(&Files { config: config.to_string(), weights, ..Files::default() }, &Options::default())
 }
 
-/// Elements that one run of an imported model may compute: a gibibyte of f32. A config that asks for more is a mistake or
-/// an attack.
+/// Builds a model from files in memory.
+///
+/// # Errors
+/// If one is damaged or they do not make a model.
+pub fn files(files: &Files, options: &Options) -> Result<Imported, ImportError> {
+    let (name, notes) = (files.name.clone(), Vec::new());
+    if let Some(file) = &files.gguf {
+        let contents = gguf::read(file)?;
+        let (model, last_layer) = decoder::build(&contents.config, contents.tensors, contents.vocabulary, options)?;
+        return Ok(Imported {
+            model,
+            name,
+            family: Family::Decoder(contents.config),
+            last_layer,
+            notes: contents.notes,
+        });
+    }
+    // Hugging Face names a family by `model_type`; our own description has `architecture`, and is judged as a whole.
+    let mut fields = fields::Fields::parse(CONFIG, &files.config)?;
+    let Some(kind) = fields.text("model_type")? else {
+        return sequential(files);
+    };
+    let mut tensors = tensors::Tensors::new();
+    for (name, file) in &files.weights {
+        tensors.add_safetensors(name, file)?;
+    }
+    if kind == "bert" {
+        let config = bert::BertConfig::parse(fields, files)?;
+        let (model, last_layer) = bert::build(&config, tensors, options)?;
+        return Ok(Imported { model, name, family: Family::Bert(config), last_layer, notes });
+    }
+    let Some(family) = decoder::DecoderFamily::from_name(&kind) else {
+        return fields.wrong("model_type", format!("{kind:?} is not understood, only bert, llama, qwen2 and qwen3"));
+    };
+    let config = decoder::DecoderConfig::parse(family, fields, files.generation.as_deref())?;
+    let vocabulary = files.tokenizer.as_deref().map(vocabulary::Vocabulary::parse).transpose()?;
+    let (model, last_layer) = decoder::build(&config, tensors, vocabulary, options)?;
+    Ok(Imported { model, name, family: Family::Decoder(config), last_layer, notes })
+}
+
+fn sequential(files: &Files) -> Result<Imported, ImportError> {
+    let damaged = |problem: String| ImportError::Damaged { file: CONFIG.to_string(), problem };
+    let config: config::Config = serde_json::from_str(&files.config).map_err(|e| damaged(e.to_string()))?;
+    let [(file, weights)] = &files.weights[..] else {
+        return Err(damaged(format!("a sequential model has one safetensors file, not {}", files.weights.len())));
+    };
+    let mut tensors = tensors::Tensors::new();
+    tensors.add_safetensors(file, weights)?;
+    let (model, last_layer) = sequential::build(&config, tensors)?;
+    refuse_bombs(&model)?;
+    let family = Family::Sequential { config: config.clone(), weights: weights.clone() };
+    Ok(Imported { model, name: config.name, family, last_layer, notes: Vec::new() })
+}
+
+/// Elements that one run of a sequential model may compute: a gibibyte of f32. A config that asks for more is a mistake or
+/// an attack. (The other families compute in proportion to the weights that their files bring and to the context.)
 const MAX_ELEMENTS: u64 = 1 << 28;
 
 fn refuse_bombs(model: &Model) -> Result<(), ImportError> {
@@ -109,7 +228,7 @@ fn refuse_bombs(model: &Model) -> Result<(), ImportError> {
         elements += shape.rows as u64 * shape.cols as u64;
         if elements > MAX_ELEMENTS {
             let problem = format!("{} x {} elements bring a run beyond {MAX_ELEMENTS}", shape.rows, shape.cols);
-            return Err(ImportError::Field { field: node.label.clone(), problem });
+            return Err(ImportError::field(node.label.clone(), problem));
         }
     }
     Ok(())

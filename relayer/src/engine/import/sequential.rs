@@ -22,20 +22,15 @@ enum Shaped {
 }
 
 /// Builds the model; also says which node is the last layer.
-pub(super) fn build(config: &Config, weights: &[u8]) -> Result<(Model, u32), ImportError> {
-    let mut builder = Builder {
-        graph: ProgramBuilder::new(),
-        tensors: Tensors::new(weights)?,
-        values: HashMap::new(),
-        path: String::new(),
-    };
+pub(super) fn build(config: &Config, tensors: Tensors) -> Result<(Model, u32), ImportError> {
+    let mut builder = Builder { graph: ProgramBuilder::new(), tensors, values: HashMap::new(), path: String::new() };
     let (mut value, input_bytes) = builder.input(config)?;
     for (index, layer) in config.layers.iter().enumerate() {
         builder.path = format!("layers[{index}]");
         value = builder.layer(layer, value)?;
     }
     let (last, output_bytes) = builder.output(config, value)?;
-    builder.tensors.finish()?;
+    builder.tensors.finish(|_| false, "is not named in config.json")?;
     let limits = Limits {
         min_input_bytes: input_bytes,
         max_input_bytes: input_bytes,
@@ -46,19 +41,19 @@ pub(super) fn build(config: &Config, weights: &[u8]) -> Result<(Model, u32), Imp
 }
 
 fn field<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, ImportError> {
-    Err(ImportError::Field { field: field.into(), problem: problem.into() })
+    Err(ImportError::field(field, problem))
 }
 
-struct Builder<'a> {
+struct Builder {
     graph: ProgramBuilder,
-    tensors: Tensors<'a>,
+    tensors: Tensors,
     /// Tensors that are weights already: layers may share them.
     values: HashMap<String, Value>,
     /// The current layer.
     path: String,
 }
 
-impl Builder<'_> {
+impl Builder {
     /// An error at a field of the current layer.
     fn wrong<T>(&self, name: &str, problem: impl Into<String>) -> Result<T, ImportError> {
         field(format!("{}.{name}", self.path), problem)
@@ -221,7 +216,7 @@ impl Builder<'_> {
     ) -> Result<Shaped, ImportError> {
         let image = self.image("conv2d", x)?;
         let (channels, ..) = image.shape();
-        let dims = self.tensors.dims(weight)?;
+        let dims = self.tensors.dims(weight)?.to_vec();
         let [out, _, kernel_height, kernel_width] = dims[..] else {
             let problem = format!("shape {dims:?}, conv2d needs [out, in, height, width]");
             return Err(ImportError::Tensor { name: weight.into(), problem });
