@@ -1,0 +1,322 @@
+//! The Solidity arithmetic (`contracts/src/verifier`) gives the bits of the reference, on random and adversarial operands, in a real EVM (revm).
+//!
+//! A plain run compares a sample. The whole comparison is the same test with more vectors:
+//!
+//!     CANDOR_VECTORS=5000000 cargo test --release -p candor-sdk --test float32_evm -- --nocapture
+//!
+//! Columns of operands go to the harness (`contracts/test/verifier/Float32Harness.sol`) in batches, one transaction each. The harness is compiled
+//! first, by `contracts/tools/forge`: what is compared is what the sources say.
+
+#[path = "common/generate.rs"]
+#[allow(dead_code, reason = "shared with the golden vectors")]
+mod generate;
+
+use std::{fs, path::Path, process::Command, sync::OnceLock, time::Instant};
+
+use alloy_primitives::{Address, Bytes, U256, hex};
+use alloy_sol_types::{SolCall, sol};
+use candor_sdk::arithmetic::{functions, scalar};
+use generate::{Generator, SPECIALS};
+use revm::{
+    Context, ExecuteEvm, MainBuilder, MainContext,
+    bytecode::Bytecode,
+    context::TxEnv,
+    database::{CacheDB, EmptyDB},
+    primitives::{TxKind, hardfork::SpecId},
+    state::AccountInfo,
+};
+
+sol! {
+    function run(uint256 operation, bytes a, bytes b, bytes c) returns (bytes out);
+}
+
+/// Operands in a transaction.
+const BATCH: usize = 4096;
+
+/// How the operands of an operation are made.
+type Operands = fn(&mut Generator) -> [u32; 3];
+/// The reference, on bits.
+type Reference = fn([u32; 3]) -> u32;
+
+struct Operation {
+    name: &'static str,
+    /// Its number in the harness.
+    number: u64,
+    operands: Operands,
+    reference: Reference,
+}
+
+fn f(bits: u32) -> f32 {
+    f32::from_bits(bits)
+}
+
+/// One operand of every kind: any bits, special values, magnitudes near 1 and anywhere.
+fn one(g: &mut Generator) -> u32 {
+    match g.word() % 8 {
+        0 => g.special().to_bits(),
+        1 => g.near(30).to_bits(),
+        2 => g.near(3).to_bits(),
+        3 => g.word() & 0x80ff_ffff,          // subnormal and smallest normal
+        4 => f(g.word()).to_bits() & !0xffff, // few bits: ties
+        _ => g.word(),
+    }
+}
+
+fn unary(g: &mut Generator) -> [u32; 3] {
+    [one(g), 0, 0]
+}
+
+fn sum(g: &mut Generator) -> [u32; 3] {
+    let (a, b) = match g.word() % 4 {
+        0 => return [one(g), one(g), 0],
+        1 => (g.near(110), g.near(110)),
+        _ => g.hard_sum(),
+    };
+    [a.to_bits(), b.to_bits(), 0]
+}
+
+fn product(g: &mut Generator) -> [u32; 3] {
+    let (a, b) = match g.word() % 4 {
+        0 => return [one(g), one(g), 0],
+        1 => (g.near(60), g.near(60)),
+        _ => g.hard_product(),
+    };
+    [a.to_bits(), b.to_bits(), 0]
+}
+
+fn quotient(g: &mut Generator) -> [u32; 3] {
+    match g.word() % 4 {
+        0 => [one(g), one(g), 0],
+        1 => [g.near(60).to_bits(), g.near(60).to_bits(), 0],
+        _ => {
+            let (a, b) = g.hard_quotient();
+            [a.to_bits(), b.to_bits(), 0]
+        }
+    }
+}
+
+fn fused(g: &mut Generator) -> [u32; 3] {
+    match g.word() % 5 {
+        0 => [one(g), one(g), one(g)],
+        1 => {
+            // Products near the ends of the range, with an addend that decides.
+            let (a, b) = g.hard_product();
+            let c = if g.word() % 2 == 0 { one(g) } else { (a * b).to_bits() ^ (g.word() & 0x8000_0003) };
+            [a.to_bits(), b.to_bits(), c]
+        }
+        2 => [g.near(100).to_bits(), g.near(100).to_bits(), g.near(120).to_bits()],
+        _ => {
+            let (a, b, c) = g.hard_fma();
+            [a.to_bits(), b.to_bits(), c.to_bits()]
+        }
+    }
+}
+
+fn pair(g: &mut Generator) -> [u32; 3] {
+    let a = one(g);
+    let b = match g.word() % 4 {
+        0 => a,
+        1 => a ^ 1 << 31,
+        2 => a ^ 1,
+        _ => one(g),
+    };
+    [a, b, 0]
+}
+
+/// Numbers of the size of integers, with fractions of a half.
+fn integral(g: &mut Generator) -> [u32; 3] {
+    let x = match g.word() % 4 {
+        0 => return unary(g),
+        1 => ((g.word() % 4_000_000) as i32 - 2_000_000) as f32 / 2.0,
+        2 => (g.word() as i32) as f32 * 1.25,
+        _ => g.near(34),
+    };
+    [x.to_bits(), 0, 0]
+}
+
+fn word(g: &mut Generator) -> [u32; 3] {
+    let shift = g.word() % 32;
+    [(g.word() as i32 >> shift) as u32, 0, 0]
+}
+
+/// Arguments of the functions: where they are not constant, and every kind of number.
+fn argument(g: &mut Generator) -> [u32; 3] {
+    let x = match g.word() % 5 {
+        0 => return unary(g),
+        1 => g.moderate(1.5),
+        2 => g.moderate(16.0),
+        3 => g.moderate(125.0),
+        _ => g.near(12),
+    };
+    [x.to_bits(), 0, 0]
+}
+
+fn relations(a: f32, b: f32) -> u32 {
+    let bits = [a == b, a != b, a < b, a <= b, a > b, a >= b];
+    bits.iter().enumerate().map(|(i, &set)| u32::from(set) << i).sum()
+}
+
+/// The numbers are those of the harness.
+const OPERATIONS: [Operation; 26] = [
+    Operation { name: "add", number: 0, operands: sum, reference: |[a, b, _]| scalar::add(f(a), f(b)).to_bits() },
+    Operation { name: "sub", number: 1, operands: sum, reference: |[a, b, _]| scalar::sub(f(a), f(b)).to_bits() },
+    Operation { name: "mul", number: 2, operands: product, reference: |[a, b, _]| scalar::mul(f(a), f(b)).to_bits() },
+    Operation { name: "div", number: 3, operands: quotient, reference: |[a, b, _]| scalar::div(f(a), f(b)).to_bits() },
+    Operation {
+        name: "fma",
+        number: 4,
+        operands: fused,
+        reference: |[a, b, c]| scalar::fma(f(a), f(b), f(c)).to_bits(),
+    },
+    Operation { name: "sqrt", number: 5, operands: unary, reference: |[a, ..]| scalar::sqrt(f(a)).to_bits() },
+    Operation {
+        name: "maximum",
+        number: 6,
+        operands: pair,
+        reference: |[a, b, _]| scalar::maximum(f(a), f(b)).to_bits(),
+    },
+    Operation {
+        name: "minimum",
+        number: 7,
+        operands: pair,
+        reference: |[a, b, _]| scalar::minimum(f(a), f(b)).to_bits(),
+    },
+    Operation { name: "abs", number: 8, operands: unary, reference: |[a, ..]| scalar::abs(f(a)).to_bits() },
+    Operation { name: "neg", number: 9, operands: unary, reference: |[a, ..]| scalar::neg(f(a)).to_bits() },
+    Operation { name: "comparisons", number: 10, operands: pair, reference: |[a, b, _]| relations(f(a), f(b)) },
+    Operation {
+        name: "roundToI32",
+        number: 11,
+        operands: integral,
+        reference: |[a, ..]| scalar::round_to_i32(f(a)) as u32,
+    },
+    Operation { name: "roundToU32", number: 12, operands: integral, reference: |[a, ..]| scalar::round_to_u32(f(a)) },
+    Operation {
+        name: "fromI32",
+        number: 13,
+        operands: word,
+        reference: |[a, ..]| scalar::from_i32(a as i32).to_bits(),
+    },
+    Operation { name: "fromU32", number: 14, operands: word, reference: |[a, ..]| scalar::from_u32(a).to_bits() },
+    Operation {
+        name: "fromF16",
+        number: 15,
+        operands: word,
+        reference: |[a, ..]| scalar::f16_to_f32(a as u16).to_bits(),
+    },
+    Operation {
+        name: "fromBF16",
+        number: 16,
+        operands: word,
+        reference: |[a, ..]| scalar::bf16_to_f32(a as u16).to_bits(),
+    },
+    Operation { name: "exp", number: 17, operands: argument, reference: |[a, ..]| functions::exp(f(a)).to_bits() },
+    Operation { name: "log", number: 18, operands: argument, reference: |[a, ..]| functions::log(f(a)).to_bits() },
+    Operation { name: "tanh", number: 19, operands: argument, reference: |[a, ..]| functions::tanh(f(a)).to_bits() },
+    Operation {
+        name: "sigmoid",
+        number: 20,
+        operands: argument,
+        reference: |[a, ..]| functions::sigmoid(f(a)).to_bits(),
+    },
+    Operation { name: "silu", number: 21, operands: argument, reference: |[a, ..]| functions::silu(f(a)).to_bits() },
+    Operation { name: "erf", number: 22, operands: argument, reference: |[a, ..]| functions::erf(f(a)).to_bits() },
+    Operation {
+        name: "geluErf",
+        number: 23,
+        operands: argument,
+        reference: |[a, ..]| functions::gelu_erf(f(a)).to_bits(),
+    },
+    Operation {
+        name: "geluTanh",
+        number: 24,
+        operands: argument,
+        reference: |[a, ..]| functions::gelu_tanh(f(a)).to_bits(),
+    },
+    Operation { name: "rsqrt", number: 25, operands: argument, reference: |[a, ..]| functions::rsqrt(f(a)).to_bits() },
+];
+
+/// The deployed code of the harness, compiled from the sources as they are.
+fn harness() -> &'static Bytes {
+    static CODE: OnceLock<Bytes> = OnceLock::new();
+    CODE.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let build = Command::new(root.join("contracts/tools/forge"))
+            .args(["build", "--quiet", "contracts/test/verifier/Float32Harness.sol"])
+            .current_dir(&root)
+            .status()
+            .expect("contracts/tools/forge can be started");
+        assert!(build.success(), "contracts/tools/forge build failed: this test compares compiled contracts");
+        let path = root.join("out/Float32Harness.sol/Float32Harness.json");
+        let text = fs::read_to_string(&path).expect("forge has written the harness");
+        let artifact: serde_json::Value = serde_json::from_str(&text).expect("an artifact is JSON");
+        let code = artifact["deployedBytecode"]["object"].as_str().expect("an artifact has code");
+        hex::decode(code).expect("code is hexadecimal").into()
+    })
+}
+
+/// Sends one batch to the harness and returns its results and the gas it took.
+fn run(operation: u64, columns: &[Vec<u32>; 3]) -> (Vec<u32>, u64) {
+    let bytes = |column: &Vec<u32>| Bytes::from(column.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<u8>>());
+    let [a, b, c] = columns.each_ref().map(bytes);
+    let data = runCall { operation: U256::from(operation), a, b, c }.abi_encode();
+
+    let address = Address::repeat_byte(0x11);
+    let mut database = CacheDB::new(EmptyDB::default());
+    let code = Bytecode::new_raw(harness().clone());
+    database.insert_account_info(address, AccountInfo::default().with_code(code));
+    let mut evm = Context::mainnet()
+        .with_db(database)
+        .modify_cfg_chained(|cfg| {
+            cfg.set_spec_and_mainnet_gas_params(SpecId::OSAKA);
+            cfg.tx_gas_limit_cap = Some(u64::MAX);
+        })
+        .modify_block_chained(|block| block.gas_limit = u64::MAX)
+        .build_mainnet();
+    let transaction =
+        TxEnv { kind: TxKind::Call(address), data: data.into(), gas_limit: u64::MAX / 2, ..Default::default() };
+    let result = evm.transact(transaction).expect("the transaction is valid").result;
+    let gas = result.tx_gas_used();
+    let output = result.into_output().expect("the harness returns");
+    let out = runCall::abi_decode_returns(&output).expect("the harness returns bytes");
+    (out.chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]])).collect(), gas)
+}
+
+/// Compares one batch and returns how many vectors it had.
+fn compare(operation: &Operation, vectors: &[[u32; 3]]) -> usize {
+    let columns = [0, 1, 2].map(|i| vectors.iter().map(|v| v[i]).collect());
+    let (out, _) = run(operation.number, &columns);
+    assert_eq!(out.len(), vectors.len(), "{}: one result for each vector", operation.name);
+    for (&v, &got) in vectors.iter().zip(&out) {
+        let want = (operation.reference)(v);
+        assert_eq!(got, want, "{}({:08x?}) is {got:08x} in the EVM, not {want:08x}", operation.name, v);
+    }
+    vectors.len()
+}
+
+#[test]
+fn solidity_is_the_reference() {
+    let wanted: usize = match std::env::var("CANDOR_VECTORS") {
+        Ok(text) => text.parse().expect("CANDOR_VECTORS is a number"),
+        Err(_) => 100_000,
+    };
+    let each = wanted.div_ceil(OPERATIONS.len());
+    let mut total = 0;
+    for operation in &OPERATIONS {
+        let start = Instant::now();
+        // Every special value with every other, then what the generator makes.
+        let mut vectors = Vec::new();
+        for a in SPECIALS {
+            for b in SPECIALS {
+                vectors.extend([[a, b, b], [a, b, a], [a, b, 0.0], [a, b, -1.0]].map(|v| v.map(f32::to_bits)));
+            }
+        }
+        let mut g = Generator::new(0xca17d0 + operation.number);
+        vectors.extend((vectors.len()..each).map(|_| (operation.operands)(&mut g)));
+        let count: usize = vectors.chunks(BATCH).map(|batch| compare(operation, batch)).sum();
+        println!("{:12} {count:8} vectors, {:6.1} s", operation.name, start.elapsed().as_secs_f64());
+        total += count;
+    }
+    println!("{total} vectors");
+    assert!(total >= wanted, "compared {total} vectors, not {wanted}");
+}
