@@ -11,11 +11,15 @@
 #[allow(dead_code, reason = "shared with the golden vectors")]
 mod generate;
 
-use std::{fs, path::Path, process::Command, sync::OnceLock, time::Instant};
+use std::{fs, path::Path, process::Command, sync::Once, time::Instant};
 
 use alloy_primitives::{Address, Bytes, U256, hex};
-use alloy_sol_types::{SolCall, sol};
-use candor_sdk::arithmetic::{functions, scalar};
+use alloy_sol_types::SolCall;
+use candor_sdk::arithmetic::{
+    contraction, functions,
+    quantised::{self, Group, Quantised},
+    reduction, scalar,
+};
 use generate::{Generator, SPECIALS};
 use revm::{
     Context, ExecuteEvm, MainBuilder, MainContext,
@@ -26,8 +30,16 @@ use revm::{
     state::AccountInfo,
 };
 
-sol! {
-    function run(uint256 operation, bytes a, bytes b, bytes c) returns (bytes out);
+mod columns {
+    alloy_sol_types::sol! {
+        function run(uint256 operation, bytes a, bytes b, bytes c) returns (bytes out);
+    }
+}
+
+mod blocks {
+    alloy_sol_types::sol! {
+        function run(uint256 operation, bytes x, bytes w, bytes s) returns (uint256 out);
+    }
 }
 
 /// Operands in a transaction.
@@ -236,56 +248,64 @@ const OPERATIONS: [Operation; 26] = [
     Operation { name: "rsqrt", number: 25, operands: argument, reference: |[a, ..]| functions::rsqrt(f(a)).to_bits() },
 ];
 
-/// The deployed code of the harness, compiled from the sources as they are.
-fn harness() -> &'static Bytes {
-    static CODE: OnceLock<Bytes> = OnceLock::new();
-    CODE.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+/// The deployed code of a contract of `contracts/test/verifier`, compiled from the sources as they are.
+fn compiled(name: &str) -> Bytes {
+    static BUILD: Once = Once::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    BUILD.call_once(|| {
         let build = Command::new(root.join("contracts/tools/forge"))
-            .args(["build", "--quiet", "contracts/test/verifier/Float32Harness.sol"])
+            .args(["build", "contracts/test/verifier/Float32Harness.sol", "contracts/test/verifier/Float32Blocks.sol"])
             .current_dir(&root)
-            .status()
+            .output()
             .expect("contracts/tools/forge can be started");
-        assert!(build.success(), "contracts/tools/forge build failed: this test compares compiled contracts");
-        let path = root.join("out/Float32Harness.sol/Float32Harness.json");
-        let text = fs::read_to_string(&path).expect("forge has written the harness");
-        let artifact: serde_json::Value = serde_json::from_str(&text).expect("an artifact is JSON");
-        let code = artifact["deployedBytecode"]["object"].as_str().expect("an artifact has code");
-        hex::decode(code).expect("code is hexadecimal").into()
-    })
+        // Read as well, because the wrapper that npm installs around forge loses its exit status.
+        let text = String::from_utf8_lossy(&[build.stdout, build.stderr].concat()).into_owned();
+        let fresh = text.contains("Compiler run successful") || text.contains("No files changed");
+        assert!(
+            build.status.success() && fresh,
+            "this test compares compiled contracts, and forge could not compile:\n{text}"
+        );
+    });
+    let path = root.join(format!("out/{name}.sol/{name}.json"));
+    let text = fs::read_to_string(&path).expect("forge has written the harness");
+    let artifact: serde_json::Value = serde_json::from_str(&text).expect("an artifact is JSON");
+    let code = artifact["deployedBytecode"]["object"].as_str().expect("an artifact has code");
+    hex::decode(code).expect("code is hexadecimal").into()
 }
 
-/// Sends one batch to the harness and returns its results and the gas it took.
-fn run(operation: u64, columns: &[Vec<u32>; 3]) -> (Vec<u32>, u64) {
-    let bytes = |column: &Vec<u32>| Bytes::from(column.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<u8>>());
-    let [a, b, c] = columns.each_ref().map(bytes);
-    let data = runCall { operation: U256::from(operation), a, b, c }.abi_encode();
-
+/// Calls a contract of this code in a fresh state, as a transaction of its own, and returns what it returns.
+fn call(code: &Bytes, data: Vec<u8>) -> Bytes {
     let address = Address::repeat_byte(0x11);
     let mut database = CacheDB::new(EmptyDB::default());
-    let code = Bytecode::new_raw(harness().clone());
-    database.insert_account_info(address, AccountInfo::default().with_code(code));
+    database.insert_account_info(address, AccountInfo::default().with_code(Bytecode::new_raw(code.clone())));
     let mut evm = Context::mainnet()
         .with_db(database)
         .modify_cfg_chained(|cfg| {
             cfg.set_spec_and_mainnet_gas_params(SpecId::OSAKA);
-            cfg.tx_gas_limit_cap = Some(u64::MAX);
+            cfg.tx_gas_limit_cap = Some(u64::MAX); // batches are larger than transactions may be
         })
         .modify_block_chained(|block| block.gas_limit = u64::MAX)
         .build_mainnet();
     let transaction =
         TxEnv { kind: TxKind::Call(address), data: data.into(), gas_limit: u64::MAX / 2, ..Default::default() };
     let result = evm.transact(transaction).expect("the transaction is valid").result;
-    let gas = result.tx_gas_used();
-    let output = result.into_output().expect("the harness returns");
-    let out = runCall::abi_decode_returns(&output).expect("the harness returns bytes");
-    (out.chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]])).collect(), gas)
+    assert!(result.is_success(), "the harness reverts: {result:?}");
+    result.into_output().expect("the harness returns")
+}
+
+/// Sends one batch of operands to the harness.
+fn run(code: &Bytes, operation: u64, columns: &[Vec<u32>; 3]) -> Vec<u32> {
+    let bytes = |column: &Vec<u32>| Bytes::from(column.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<u8>>());
+    let [a, b, c] = columns.each_ref().map(bytes);
+    let output = call(code, columns::runCall { operation: U256::from(operation), a, b, c }.abi_encode());
+    let out = columns::runCall::abi_decode_returns(&output).expect("the harness returns bytes");
+    out.chunks_exact(4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]])).collect()
 }
 
 /// Compares one batch and returns how many vectors it had.
-fn compare(operation: &Operation, vectors: &[[u32; 3]]) -> usize {
+fn compare(code: &Bytes, operation: &Operation, vectors: &[[u32; 3]]) -> usize {
     let columns = [0, 1, 2].map(|i| vectors.iter().map(|v| v[i]).collect());
-    let (out, _) = run(operation.number, &columns);
+    let out = run(code, operation.number, &columns);
     assert_eq!(out.len(), vectors.len(), "{}: one result for each vector", operation.name);
     for (&v, &got) in vectors.iter().zip(&out) {
         let want = (operation.reference)(v);
@@ -294,12 +314,18 @@ fn compare(operation: &Operation, vectors: &[[u32; 3]]) -> usize {
     vectors.len()
 }
 
-#[test]
-fn solidity_is_the_reference() {
-    let wanted: usize = match std::env::var("CANDOR_VECTORS") {
+/// How many vectors of single operations to compare.
+fn wanted() -> usize {
+    match std::env::var("CANDOR_VECTORS") {
         Ok(text) => text.parse().expect("CANDOR_VECTORS is a number"),
         Err(_) => 100_000,
-    };
+    }
+}
+
+#[test]
+fn operations_are_the_reference_the_reference() {
+    let wanted = wanted();
+    let code = compiled("Float32Harness");
     let each = wanted.div_ceil(OPERATIONS.len());
     let mut total = 0;
     for operation in &OPERATIONS {
@@ -313,10 +339,154 @@ fn solidity_is_the_reference() {
         }
         let mut g = Generator::new(0xca17d0 + operation.number);
         vectors.extend((vectors.len()..each).map(|_| (operation.operands)(&mut g)));
-        let count: usize = vectors.chunks(BATCH).map(|batch| compare(operation, batch)).sum();
+        let count: usize = vectors.chunks(BATCH).map(|batch| compare(&code, operation, batch)).sum();
         println!("{:12} {count:8} vectors, {:6.1} s", operation.name, start.elapsed().as_secs_f64());
         total += count;
     }
     println!("{total} vectors");
     assert!(total >= wanted, "compared {total} vectors, not {wanted}");
+}
+
+/// Leaves are little-endian.
+fn leaf(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|x| x.to_bits().to_le_bytes()).collect()
+}
+
+fn leaf16(x: &[u16]) -> Vec<u8> {
+    x.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// A row of one character: ordinary, with zeros, of widely different magnitudes, with every kind of number, or cancelling.
+fn row(g: &mut Generator, n: usize) -> Vec<f32> {
+    let kind = g.word() % 8;
+    g.row(n, |g| match kind {
+        0..=2 => g.moderate(2.0),
+        3 => g.moderate(2.0).max(0.0),
+        4 => g.near(90),
+        5 if g.word().is_multiple_of(16) => g.special(),
+        6 => (g.word() % 5) as f32 - 2.0,
+        7 if g.word().is_multiple_of(64) => f(one(g)),
+        _ => g.near(4),
+    })
+}
+
+fn row16(g: &mut Generator, n: usize) -> Vec<u16> {
+    let kind = g.word() % 4;
+    (0..n).map(|_| if kind == 0 || g.word().is_multiple_of(256) { g.word() as u16 } else { g.moderate_f16() }).collect()
+}
+
+/// Lengths up to `longest`: the longest often, and what is just on either side of a whole word.
+fn length(g: &mut Generator, longest: usize) -> usize {
+    match g.word() % 4 {
+        0 | 1 => longest,
+        2 => (8 * (1 + g.word() as usize % (longest / 8)) + 1 - g.word() as usize % 3).min(longest),
+        _ => g.word() as usize % (longest + 1),
+    }
+}
+
+/// One block or chunk: the number of the operation in the harness, its operands, and the result.
+struct Block {
+    operation: u64,
+    operands: [Vec<u8>; 3],
+    want: u32,
+}
+
+fn block(g: &mut Generator, operation: u64) -> Block {
+    let n = length(g, if operation < 5 { contraction::BLOCK } else { reduction::CHUNK });
+    let x = row(g, n);
+    let bytes = |x: &[i8]| x.iter().map(|&x| x as u8).collect::<Vec<u8>>();
+    let (operands, want) = match operation {
+        0 => {
+            let mut w = row(g, n);
+            if n > 1 && g.word().is_multiple_of(4) {
+                // The second half takes back what the first adds.
+                for k in n / 2..n {
+                    w[k] = if x[k] == 0.0 { w[k] } else { -w[k - n / 2] * x[k - n / 2] / x[k] };
+                }
+            }
+            ([leaf(&x), leaf(&w), vec![]], contraction::partial(&x, &w).to_bits())
+        }
+        1 | 2 => {
+            let w = row16(g, n);
+            let widen = if operation == 1 { scalar::f16_to_f32 } else { scalar::bf16_to_f32 };
+            let wide: Vec<f32> = w.iter().map(|&w| widen(w)).collect();
+            ([leaf(&x), leaf16(&w), vec![]], contraction::partial(&x, &wide).to_bits())
+        }
+        3 => {
+            let n = n / 32 * 32;
+            let x = Quantised::quantise(&x[..n], Group::G32);
+            let stored: Vec<u8> = (0..n / 32)
+                .flat_map(|_| {
+                    let scale = if g.word().is_multiple_of(32) { g.word() as u16 } else { g.moderate_f16() };
+                    let values: Vec<u8> = (0..32).map(|_| g.word() as u8).collect();
+                    scale.to_le_bytes().into_iter().chain(values)
+                })
+                .collect();
+            let w = Quantised::from_q8_0(&stored, n).expect("whole blocks");
+            let want = quantised::partial((x.values(), x.scales()), (w.values(), w.scales()), Group::G32);
+            ([bytes(x.values()), stored, leaf(x.scales())], want.to_bits())
+        }
+        4 => {
+            let x = Quantised::quantise(if n == 0 { &[1.0] } else { &x }, Group::G128);
+            let scale = if g.word().is_multiple_of(16) { f(one(g)) } else { g.near(8) };
+            let values: Vec<u8> = x.values().iter().map(|_| if n % 3 == 0 { 0x80 } else { g.word() as u8 }).collect();
+            let stored = [scale.to_le_bytes().to_vec(), values].concat();
+            let w = Quantised::from_q8_128(&stored, x.values().len()).expect("one block");
+            let want = quantised::partial((x.values(), x.scales()), (w.values(), w.scales()), Group::G128);
+            ([bytes(x.values()), stored, leaf(x.scales())], want.to_bits())
+        }
+        5 => ([leaf(&x), vec![], vec![]], reduction::chunk_sum(&x).to_bits()),
+        6 => ([leaf(&x), vec![], vec![]], reduction::chunk_sum_squares(&x).to_bits()),
+        7 => ([leaf(&x), vec![], vec![]], reduction::maximum(&x).to_bits()),
+        8 => {
+            let x = if n == 0 { vec![f(one(g))] } else { x };
+            ([leaf(&x), vec![], vec![]], reduction::argmax(&x).expect("not empty") as u32)
+        }
+        9 => ([leaf(&x), vec![], vec![]], contraction::accumulate(&x).to_bits()),
+        _ => {
+            let extreme = g.word().is_multiple_of(2);
+            let mut byte = |_| if extreme { [0x80, 0x7f][g.word() as usize % 2] } else { g.word() as u8 };
+            let x: Vec<u8> = (0..n).map(&mut byte).collect();
+            let w: Vec<u8> = (0..n).map(&mut byte).collect();
+            let sum: i32 = x.iter().zip(&w).map(|(&x, &w)| i32::from(x as i8) * i32::from(w as i8)).sum();
+            ([x, w, vec![]], sum as u32)
+        }
+    };
+    Block { operation, operands, want }
+}
+
+const BLOCKS: [&str; 11] = [
+    "partialF32",
+    "partialF16",
+    "partialBF16",
+    "partialQ80",
+    "partialQ8128",
+    "chunkSum",
+    "chunkSumSquares",
+    "chunkMaximum",
+    "argmax",
+    "accumulate",
+    "dotI8",
+];
+
+#[test]
+fn blocks_are_the_reference() {
+    let code = compiled("Float32Blocks");
+    let each = wanted() / 500;
+    for (number, name) in BLOCKS.iter().enumerate() {
+        let start = Instant::now();
+        let mut g = Generator::new(0x1fb10c + number as u64);
+        let mut elements = 0;
+        for _ in 0..each {
+            let Block { operation, operands, want } = block(&mut g, number as u64);
+            elements += operands[0].len() / if (3..5).contains(&number) || number == 10 { 1 } else { 4 };
+            let [x, w, s] = operands.each_ref().map(|operand| Bytes::from(operand.clone()));
+            let output = call(&code, blocks::runCall { operation: U256::from(operation), x, w, s }.abi_encode());
+            let out = blocks::runCall::abi_decode_returns(&output).expect("the harness returns a word");
+            // Integers are signed words, everything else is below 2^32.
+            let got = if number == 10 { out.wrapping_to::<u32>() } else { out.to::<u32>() };
+            assert_eq!(got, want, "{name} is {got:08x} in the EVM, not {want:08x}; operands {operands:02x?}");
+        }
+        println!("{name:15} {each:7} blocks, {elements:9} elements, {:6.1} s", start.elapsed().as_secs_f64());
+    }
 }
