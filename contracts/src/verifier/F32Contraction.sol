@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.28;
 
-import {F32, ZERO, fromBF16, fromF16, fromI32} from "./F32.sol";
+import {F32, INFINITY_BITS, MAGNITUDE, SIGN, ZERO, fromBF16, fromF16, fromI32} from "./F32.sol";
 
 // Dot products: the rules C1 to C4, Q1 and Q4 to Q6 of docs/arithmetic.md, on the bytes of leaves (little-endian, as weights are stored). What a dispute
 // re-executes is one block of at most 128 products; `accumulate` adds the partials of the blocks up.
@@ -17,38 +17,57 @@ error BlockTooLong(uint256 length);
 
 /// C1: the partial of one block of f32 activations and weights.
 function partialF32(bytes calldata x, bytes calldata w) pure returns (F32 p) {
-    uint256 count = _blockLength(x, 4, w, 4);
-    uint256 k;
-    for (; k + 8 <= count; k += 8) {
-        p = _fma8(p, _swap4(_load(x, 4 * k)), _swap4(_load(w, 4 * k)));
-    }
-    for (; k < count; ++k) {
-        p = elementF32(x, k).fma(elementF32(w, k), p);
+    unchecked {
+        uint256 count = _blockLength(x, 4, w, 4);
+        uint256 k;
+        for (; k + 8 <= count; k += 8) {
+            p = _fma8(p, _swap4(_load(x, 4 * k)), _swap4(_load(w, 4 * k)));
+        }
+        for (; k < count; ++k) {
+            p = elementF32(x, k).fma(elementF32(w, k), p);
+        }
     }
 }
 
 /// C3: the same with binary16 weights.
 function partialF16(bytes calldata x, bytes calldata w) pure returns (F32 p) {
-    uint256 count = _blockLength(x, 4, w, 2);
-    uint256 k;
-    for (; k + 8 <= count; k += 8) {
-        p = _fma8(p, _swap4(_load(x, 4 * k)), _widenF16(_spread(_load(w, 2 * k))));
-    }
-    for (; k < count; ++k) {
-        p = elementF32(x, k).fma(fromF16(element16(w, k)), p);
+    unchecked {
+        uint256 count = _blockLength(x, 4, w, 2);
+        uint256 k;
+        for (; k + 8 <= count; k += 8) {
+            p = _fma8(p, _swap4(_load(x, 4 * k)), _widenF16(_spread(_load(w, 2 * k))));
+        }
+        for (; k < count; ++k) {
+            p = elementF32(x, k).fma(fromF16(element16(w, k)), p);
+        }
     }
 }
 
 /// C3: the same with bfloat16 weights.
 function partialBF16(bytes calldata x, bytes calldata w) pure returns (F32 p) {
-    uint256 count = _blockLength(x, 4, w, 2);
-    uint256 k;
-    for (; k + 8 <= count; k += 8) {
-        p = _fma8(p, _swap4(_load(x, 4 * k)), _spread(_load(w, 2 * k)) << 16);
+    unchecked {
+        uint256 count = _blockLength(x, 4, w, 2);
+        uint256 k;
+        for (; k + 8 <= count; k += 8) {
+            p = _fma8(p, _swap4(_load(x, 4 * k)), _spread(_load(w, 2 * k)) << 16);
+        }
+        for (; k < count; ++k) {
+            p = elementF32(x, k).fma(fromBF16(element16(w, k)), p);
+        }
     }
-    for (; k < count; ++k) {
-        p = elementF32(x, k).fma(fromBF16(element16(w, k)), p);
-    }
+}
+
+/// Q2: the scale of a group of activations whose largest magnitude is `amax`.
+function quantisedScale(F32 amax) pure returns (F32) {
+    return amax / F32.wrap(0x42fe0000); // 127
+}
+
+/// Q2: the byte of one activation of that group, from -127 to 127.
+function quantise(F32 x, F32 amax) pure returns (int256 q) {
+    F32 r = amax == ZERO ? ZERO : F32.wrap(0x42fe0000) / amax;
+    q = (x * r).roundToI32();
+    if (q > 127) return 127;
+    if (q < -127) return -127;
 }
 
 /// Q6 at G = 128: the partial of one block of q8_128 weights, a scale and as many bytes as `x` has.
@@ -63,19 +82,23 @@ function partialQ8128(bytes calldata x, F32 s, bytes calldata w) pure returns (F
 /// Q6 at G = 32: the partial of one block of q8_0 weights: for each 32 of the quantised activations a binary16 scale and 32 bytes.
 /// @param s The scales of the activations, as many as there are groups.
 function partialQ80(bytes calldata x, F32[] memory s, bytes calldata w) pure returns (F32 p) {
-    if (x.length > BLOCK) revert BlockTooLong(x.length);
-    uint256 groups = x.length / 32;
-    if (x.length % 32 != 0 || w.length != 34 * groups || s.length != groups) revert LengthMismatch(x.length, w.length);
-    for (uint256 g = 0; g < groups; ++g) {
-        int256 sum = _sumI8(_dot32(_load(x, 32 * g), _load(w, 34 * g + 2)));
-        p = fromI32(sum).fma(s[g] * fromF16(element16(w, 17 * g)), p);
+    unchecked {
+        if (x.length > BLOCK) revert BlockTooLong(x.length);
+        uint256 groups = x.length / 32;
+        if (x.length % 32 != 0 || w.length != 34 * groups || s.length != groups) revert LengthMismatch(x.length, w.length);
+        for (uint256 g = 0; g < groups; ++g) {
+            int256 sum = _sumI8(_dot32(_load(x, 32 * g), _load(w, 34 * g + 2)));
+            p = fromI32(sum).fma(s[g] * fromF16(element16(w, 17 * g)), p);
+        }
     }
 }
 
 /// C2: what the partials add up to.
 function accumulate(F32[] memory partials) pure returns (F32 sum) {
-    for (uint256 i = 0; i < partials.length; ++i) {
-        sum = sum + partials[i];
+    unchecked {
+        for (uint256 i = 0; i < partials.length; ++i) {
+            sum = sum + partials[i];
+        }
     }
 }
 
@@ -170,20 +193,25 @@ function _fma8(F32 p, uint256 x, uint256 w) pure returns (F32 r) {
                 and(w, 0x007fffff007fffff007fffff007fffff007fffff007fffff007fffff007fffff),
                 0x0080000000800000008000000080000000800000008000000080000000800000
             )
-        for { let i := 0 } lt(i, 256) { i := add(i, 32) } {
-            // As in `fma`, the addend's lowest bit is bit 100; but here it is signed, and so is the sum.
-            let place := sub(shr(224, shl(i, exponents)), add(e, 50))
-            let negative := sar(255, shl(i, signs))
-            let s := mul(shr(224, shl(i, mx)), shr(224, shl(i, mw)))
-            s := add(c, shl(place, sub(xor(s, negative), negative)))
-            // For a negative number the complement is one less than the magnitude, and the leading bit is found one place low if that is a power of two: the
-            // significand is then 2^24 instead of 2^23, for half the exponent. It is the same number, and so is what follows from it.
-            let n := clz(xor(s, sar(255, s)))
-            e := sub(add(e, 132), n)
-            s := shl(sub(n, 2), s)
-            c := shl(100, sar(230, add(s, add(0x1fffffffffffffffffffffffffffffffffffffffffffffffffffffffff, and(shr(230, s), 1)))))
-            // The exponent is kept one below the greatest, for the place that a carry may add.
-            ok := and(ok, and(lt(place, 206), shr(e, 0x3ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffe)))
+        if and(ok, 1) {
+            let base := add(e, 50)
+            for { let i := 0 } lt(i, 256) { i := add(i, 32) } {
+                // As in `fma`, the addend's lowest bit is bit 100; but here it is signed, and so is the sum.
+                let place := sub(shr(224, shl(i, exponents)), base)
+                let negative := sar(255, shl(i, signs))
+                let s := mul(shr(224, shl(i, mx)), shr(224, shl(i, mw)))
+                s := add(c, shl(place, sub(xor(s, negative), negative)))
+                // For a negative number the complement is one less than the magnitude, and the leading bit is found one place low if that is a power of
+                // two: the significand is then 2^24 instead of 2^23, for half the exponent. It is the same number, and so is what follows from it.
+                let n := clz(xor(s, sar(255, s)))
+                base := sub(add(base, 132), n)
+                s := shl(sub(n, 2), s)
+                c := shl(100, sar(230, add(s, add(0x1fffffffffffffffffffffffffffffffffffffffffffffffffffffffff, and(shr(230, s), 1)))))
+                // Bits 51 .. 303 would be the exponents 1 .. 253, one below the greatest for the place that a carry may add; those above 205 do not fit into
+                // the mask and are left to the general path.
+                ok := and(ok, and(lt(place, 206), shr(base, 0xfffffffffffffffffffffffffffffffffffffffffffffffffff8000000000000)))
+            }
+            e := sub(base, 50)
         }
         {
             let negative := sar(255, c)
@@ -200,7 +228,13 @@ function _fma8Slow(F32 p, uint256 x, uint256 w) pure returns (F32) {
     unchecked {
         for (uint256 shift = 256; shift != 0;) {
             shift -= 32;
-            p = F32.wrap((x >> shift) & 0xffffffff).fma(F32.wrap((w >> shift) & 0xffffffff), p);
+            uint256 a = (x >> shift) & 0xffffffff;
+            uint256 b = (w >> shift) & 0xffffffff;
+            // A zero that meets a finite number changes no sum, except that -0 may become +0.
+            if ((a & MAGNITUDE == 0 || b & MAGNITUDE == 0) && a & MAGNITUDE < INFINITY_BITS && b & MAGNITUDE < INFINITY_BITS) {
+                if (F32.unwrap(p) != SIGN) continue;
+            }
+            p = F32.wrap(a).fma(F32.wrap(b), p);
         }
         return p;
     }
@@ -287,21 +321,13 @@ function _dot32(uint256 x, uint256 w) pure returns (uint256 sum) {
             and(shr(32, w), 0x00000000ffffffff00000000ffffffff00000000ffffffff00000000ffffffff),
             shl(32, and(w, 0x00000000ffffffff00000000ffffffff00000000ffffffff00000000ffffffff))
         )
-        for { let i := 0 } lt(i, 32) { i := add(i, 8) } {
-            sum := add(
-                sum,
-                mul(
-                    sub(
-                        and(shr(i, x), 0x000000ff000000ff000000ff000000ff000000ff000000ff000000ff000000ff),
-                        0x0000008000000080000000800000008000000080000000800000008000000080
-                    ),
-                    sub(
-                        and(shr(i, w), 0x000000ff000000ff000000ff000000ff000000ff000000ff000000ff000000ff),
-                        0x0000008000000080000000800000008000000080000000800000008000000080
-                    )
-                )
-            )
-        }
+        // Four polynomials from each word.
+        let mask := 0x000000ff000000ff000000ff000000ff000000ff000000ff000000ff000000ff
+        let bias := 0x0000008000000080000000800000008000000080000000800000008000000080
+        sum := mul(sub(and(x, mask), bias), sub(and(w, mask), bias))
+        sum := add(sum, mul(sub(and(shr(8, x), mask), bias), sub(and(shr(8, w), mask), bias)))
+        sum := add(sum, mul(sub(and(shr(16, x), mask), bias), sub(and(shr(16, w), mask), bias)))
+        sum := add(sum, mul(sub(and(shr(24, x), mask), bias), sub(and(shr(24, w), mask), bias)))
     }
 }
 
