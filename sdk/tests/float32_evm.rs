@@ -323,7 +323,7 @@ fn wanted() -> usize {
 }
 
 #[test]
-fn operations_are_the_reference_the_reference() {
+fn operations_are_the_reference() {
     let wanted = wanted();
     let code = compiled("Float32Harness");
     let each = wanted.div_ceil(OPERATIONS.len());
@@ -370,6 +370,34 @@ fn row(g: &mut Generator, n: usize) -> Vec<f32> {
     })
 }
 
+/// Factors whose running sum is at an edge: where the magnitude jumps by about 2^105 or 2^130, between subnormal and normal, near overflow, at zeros of
+/// either sign.
+fn hard_block(g: &mut Generator, n: usize) -> (Vec<f32>, Vec<f32>) {
+    let kind = g.word() % 4;
+    let jump = g.word() as usize % (n + 1);
+    let (low, gap) = (20 + g.word() % 60, 70 + g.word() % 90);
+    let x = (0..n).map(|k| {
+        let fraction = g.word() & 0x807f_ffff;
+        let exponent = match kind {
+            0 if k < jump => low,
+            0 => (low + gap).min(253),
+            1 => g.word() % 4,
+            2 => 253 - g.word() % 4,
+            _ => [0, 20, 40][g.word() as usize % 3],
+        };
+        // In the last case half are zeros, and so are most products.
+        let fraction = if kind == 3 && g.word().is_multiple_of(2) { fraction & 0x8000_0000 } else { fraction };
+        f(exponent << 23 | fraction)
+    });
+    let x: Vec<f32> = x.collect();
+    let w = match kind {
+        2 => g.row(n, |g| g.near(2)),
+        3 => x.iter().rev().copied().collect(),
+        _ => g.row(n, |g| g.near(1)),
+    };
+    (x, w)
+}
+
 fn row16(g: &mut Generator, n: usize) -> Vec<u16> {
     let kind = g.word() % 4;
     (0..n).map(|_| if kind == 0 || g.word().is_multiple_of(256) { g.word() as u16 } else { g.moderate_f16() }).collect()
@@ -397,13 +425,18 @@ fn block(g: &mut Generator, operation: u64) -> Block {
     let bytes = |x: &[i8]| x.iter().map(|&x| x as u8).collect::<Vec<u8>>();
     let (operands, want) = match operation {
         0 => {
-            let mut w = row(g, n);
-            if n > 1 && g.word().is_multiple_of(4) {
-                // The second half takes back what the first adds.
-                for k in n / 2..n {
-                    w[k] = if x[k] == 0.0 { w[k] } else { -w[k - n / 2] * x[k - n / 2] / x[k] };
+            let (x, w) = if g.word().is_multiple_of(2) {
+                hard_block(g, n)
+            } else {
+                let mut w = row(g, n);
+                if n > 1 && g.word().is_multiple_of(4) {
+                    // The second half takes back what the first adds.
+                    for k in n / 2..n {
+                        w[k] = if x[k] == 0.0 { w[k] } else { -w[k - n / 2] * x[k - n / 2] / x[k] };
+                    }
                 }
-            }
+                (x, w)
+            };
             ([leaf(&x), leaf(&w), vec![]], contraction::partial(&x, &w).to_bits())
         }
         1 | 2 => {

@@ -325,6 +325,7 @@ function _round(uint256 sign, uint256 s, uint256 q) pure returns (F32) {
             s <<= 0 - shift;
         } else {
             if (shift > 255) return F32.wrap(sign); // s < 2^255 is less than a half
+            // forge-lint: disable-next-line(incorrect-shift) the arguments are in this order
             s = (s + (1 << (shift - 1)) - 1 + ((s >> shift) & 1)) >> shift;
         }
         // The hidden bit, if there is one, adds the 1 that is missing in the exponent; so does a carry out of the significand.
@@ -447,6 +448,7 @@ function _roundMagnitude(uint256 x) pure returns (uint256) {
         uint256 m = ((x & 0x7fffff) | 0x800000) << 8; // value = m * 2^(e - 158)
         uint256 shift = 158 - e;
         if (shift == 0) return m;
+        // forge-lint: disable-next-line(incorrect-shift) the arguments are in this order
         return (m + (1 << (shift - 1)) - 1 + ((m >> shift) & 1)) >> shift;
     }
 }

@@ -77,6 +77,7 @@ contract Float32GasTest is Test {
             g = gasleft();
             // forge-lint: disable-next-line(unsafe-typecast) only kept from being optimised away
             k = lap(sums, k, g, F32.wrap(uint256(a.roundToI32())));
+            // forge-lint: disable-next-line(unsafe-typecast) small
             int256 integer = int256(i * i * i) - 1000;
             g = gasleft();
             k = lap(sums, k, g, fromI32(integer));
@@ -121,6 +122,7 @@ contract Float32GasTest is Test {
         bytes memory x = floats(128);
         bytes memory halves = new bytes(256);
         for (uint256 i = 0; i < 256; i += 2) {
+            // forge-lint: disable-next-line(unsafe-typecast) one byte
             (halves[i], halves[i + 1]) = (bytes1(uint8(i * 7)), bytes1(uint8(0x2c + (i & 0x8c))));
         }
         bytes memory q = random(128, 7);
@@ -233,6 +235,7 @@ contract Float32GasTest is Test {
         for (uint256 i = 0; i < count; ++i) {
             uint256 e = ordinary(first + i);
             for (uint256 j = 0; j < 4; ++j) {
+                // forge-lint: disable-next-line(unsafe-typecast) one byte
                 x[4 * i + j] = bytes1(uint8(e >> (8 * j)));
             }
         }
