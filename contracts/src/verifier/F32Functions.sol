@@ -9,7 +9,7 @@ import {F32, INFINITY, INFINITY_BITS, MAGNITUDE, NAN, ONE, SIGN, ZERO, fromI32} 
 //
 // Where this file takes a shorter way, it says why the bits are the same. A NaN is answered at the start, so nothing after that meets one.
 
-// The constants and coefficients of the document, lowest power first.
+// The constants of the document.
 F32 constant ROUND = F32.wrap(0x4b400000);
 F32 constant LOG2_E = F32.wrap(0x3fb8aa3b);
 F32 constant LN2_HIGH = F32.wrap(0x3f317218);
@@ -17,60 +17,22 @@ F32 constant MINUS_LN2_HIGH = F32.wrap(0xbf317218);
 F32 constant LN2_LOW = F32.wrap(0xb102e308);
 F32 constant MINUS_LN2_LOW = F32.wrap(0x3102e308);
 
-F32 constant EXP_0 = F32.wrap(0x3f000000);
-F32 constant EXP_1 = F32.wrap(0x3e2aaa51);
-F32 constant EXP_2 = F32.wrap(0x3d2aab47);
-F32 constant EXP_3 = F32.wrap(0x3c09185f);
-F32 constant EXP_4 = F32.wrap(0x3ab5b529);
-
-F32 constant LOG_0 = F32.wrap(0x3eaaaa83);
-F32 constant LOG_1 = F32.wrap(0xbe7fff7d);
-F32 constant LOG_2 = F32.wrap(0x3e4ce82a);
-F32 constant LOG_3 = F32.wrap(0xbe2ace2a);
-F32 constant LOG_4 = F32.wrap(0x3e0f6a84);
-F32 constant LOG_5 = F32.wrap(0xbdf99ae8);
-F32 constant LOG_6 = F32.wrap(0x3e0f375b);
-F32 constant LOG_7 = F32.wrap(0xbe03de1e);
-
-F32 constant TANH_0 = F32.wrap(0xbeaaaa9f);
-F32 constant TANH_1 = F32.wrap(0x3e0884df);
-F32 constant TANH_2 = F32.wrap(0xbd5c4d5d);
-F32 constant TANH_3 = F32.wrap(0x3caa61e1);
-F32 constant TANH_4 = F32.wrap(0xbbc143bb);
-
-F32 constant ERF_NEAR_0 = F32.wrap(0x3e0375d4);
-F32 constant ERF_NEAR_1 = F32.wrap(0xbec093a0);
-F32 constant ERF_NEAR_2 = F32.wrap(0x3de716b0);
-F32 constant ERF_NEAR_3 = F32.wrap(0xbcdc0031);
-F32 constant ERF_NEAR_4 = F32.wrap(0x3baa1f95);
-F32 constant ERF_NEAR_5 = F32.wrap(0xba52c1de);
-F32 constant ERF_NEAR_6 = F32.wrap(0x38a69432);
-
-F32 constant ERF_FAR_0 = F32.wrap(0xb90c0fab);
-F32 constant ERF_FAR_1 = F32.wrap(0xbf906036);
-F32 constant ERF_FAR_2 = F32.wrap(0x3eb9fd93);
-F32 constant ERF_FAR_3 = F32.wrap(0xbdd5a9a2);
-F32 constant ERF_FAR_4 = F32.wrap(0x3cb7aa86);
-F32 constant ERF_FAR_5 = F32.wrap(0xbb4aa7d2);
-F32 constant ERF_FAR_6 = F32.wrap(0x3952c201);
-
 F32 constant TAIL_CENTRE = F32.wrap(0x3fbe0000);
 F32 constant TAIL_VALUE = F32.wrap(0x3e70f334);
-F32 constant TAIL_REST_0 = F32.wrap(0xbdd9572f);
-F32 constant TAIL_REST_1 = F32.wrap(0x3d0e7782);
-F32 constant TAIL_REST_2 = F32.wrap(0xbc0138dc);
-F32 constant TAIL_REST_3 = F32.wrap(0x3a86a33b);
-F32 constant TAIL_REST_4 = F32.wrap(0xb58a4a3a);
-F32 constant TAIL_REST_5 = F32.wrap(0xb7bfc529);
-F32 constant TAIL_REST_6 = F32.wrap(0x35de8acc);
-F32 constant TAIL_REST_7 = F32.wrap(0x351017a5);
-F32 constant TAIL_REST_8 = F32.wrap(0xb357cc63);
-F32 constant TAIL_REST_9 = F32.wrap(0xb246dac0);
 
 F32 constant GELU_A_HIGH = F32.wrap(0x3fcc422a);
 F32 constant GELU_A_LOW = F32.wrap(0xb342bc9b);
 F32 constant GELU_B_HIGH = F32.wrap(0x3d922279);
 F32 constant GELU_B_LOW = F32.wrap(0x3124d8b5);
+
+// Coefficients, lowest power first, in lanes of 32 bits (40 digits would be an address to the compiler, hence the leading zeros).
+uint256 constant EXP = 0x00000000_3f000000_3e2aaa51_3d2aab47_3c09185f_3ab5b529;
+uint256 constant LOG = 0x3eaaaa83_be7fff7d_3e4ce82a_be2ace2a_3e0f6a84_bdf99ae8_3e0f375b_be03de1e;
+uint256 constant TANH = 0x00000000_beaaaa9f_3e0884df_bd5c4d5d_3caa61e1_bbc143bb;
+uint256 constant ERF_NEAR = 0x3e0375d4_bec093a0_3de716b0_bcdc0031_3baa1f95_ba52c1de_38a69432;
+uint256 constant ERF_FAR = 0xb90c0fab_bf906036_3eb9fd93_bdd5a9a2_3cb7aa86_bb4aa7d2_3952c201;
+uint256 constant TAIL_REST_LOW = 0xbdd9572f_3d0e7782; // powers 0 and 1
+uint256 constant TAIL_REST_HIGH = 0xbc0138dc_3a86a33b_b58a4a3a_b7bfc529_35de8acc_351017a5_b357cc63_b246dac0; // 2 to 9
 
 F32 constant TWO = F32.wrap(0x40000000);
 F32 constant QUARTER = F32.wrap(0x3e800000);
@@ -109,7 +71,7 @@ function log(F32 x) pure returns (F32) {
         int256 e = (int256(b) - 0x3f2aaaab) >> 23;
         // forge-lint: disable-next-line(unsafe-typecast) what is left is a positive number near 1
         F32 f = F32.wrap(uint256(int256(b) - (e << 23))) - ONE;
-        F32 p = LOG_7.fma(f, LOG_6).fma(f, LOG_5).fma(f, LOG_4).fma(f, LOG_3).fma(f, LOG_2).fma(f, LOG_1).fma(f, LOG_0);
+        F32 p = _polynomial(LOG, f);
         // The document adds two small integers as floats, which is exact.
         return fromI32(n + e).fma(LN2_HIGH, (f * f).fma(f.fma(p, MINUS_HALF), f));
     }
@@ -121,7 +83,7 @@ function tanh(F32 x) pure returns (F32) {
     F32 a = _atMost(x, BITS_10);
     if (F32.unwrap(a) < BITS_9_16) {
         F32 z = a * a;
-        F32 p = TANH_4.fma(z, TANH_3).fma(z, TANH_2).fma(z, TANH_1).fma(z, TANH_0);
+        F32 p = _polynomial(TANH, z);
         return _withSign((a * z).fma(p, a), x);
     }
     (F32 s, int256 k) = _expParts(a + a, ZERO);
@@ -150,10 +112,10 @@ function erf(F32 x) pure returns (F32) {
     F32 p;
     if (F32.unwrap(a) < BITS_7_8) {
         F32 z = a * a;
-        p = ERF_NEAR_6.fma(z, ERF_NEAR_5).fma(z, ERF_NEAR_4).fma(z, ERF_NEAR_3).fma(z, ERF_NEAR_2).fma(z, ERF_NEAR_1).fma(z, ERF_NEAR_0);
+        p = _polynomial(ERF_NEAR, z);
         return _withSign(a.fma(p, a), x);
     }
-    p = ERF_FAR_6.fma(a, ERF_FAR_5).fma(a, ERF_FAR_4).fma(a, ERF_FAR_3).fma(a, ERF_FAR_2).fma(a, ERF_FAR_1).fma(a, ERF_FAR_0);
+    p = _polynomial(ERF_FAR, a);
     (F32 s, int256 k) = _expParts(_minus(a).fma(a, p), ZERO);
     return _withSign(ONE - (ONE + s) * _powerOfTwo(k), x);
 }
@@ -179,8 +141,7 @@ function _normalTail(F32 t) pure returns (F32) {
         F32 minusV = _minus(v);
         F32 vLow = minusV.fma(dLow, minusV.fma(d, t)) * inverse;
         F32 u = v - TAIL_CENTRE;
-        F32 p = TAIL_REST_9.fma(u, TAIL_REST_8).fma(u, TAIL_REST_7).fma(u, TAIL_REST_6).fma(u, TAIL_REST_5);
-        p = p.fma(u, TAIL_REST_4).fma(u, TAIL_REST_3).fma(u, TAIL_REST_2).fma(u, TAIL_REST_1).fma(u, TAIL_REST_0);
+        F32 p = _horner(_polynomial(TAIL_REST_HIGH, u), TAIL_REST_LOW, u);
         F32 q = u.fma(p, TAIL_VALUE);
         F32 qLow = u.fma(p, TAIL_VALUE - q);
         g = v * q;
@@ -228,8 +189,21 @@ function _expParts(F32 x, F32 low) pure returns (F32 s, int256 k) {
         // t - ROUND is that integer: in the binade of ROUND the unit in the last place is 1.
         F32 n = fromI32(k);
         F32 r = n.fma(MINUS_LN2_LOW, n.fma(MINUS_LN2_HIGH, x)) + low;
-        s = (r * r).fma(EXP_4.fma(r, EXP_3).fma(r, EXP_2).fma(r, EXP_1).fma(r, EXP_0), r);
+        s = (r * r).fma(_polynomial(EXP, r), r);
     }
+}
+
+/// Horner's rule with these coefficients.
+function _polynomial(uint256 coefficients, F32 x) pure returns (F32) {
+    return _horner(F32.wrap(coefficients & 0xffffffff), coefficients >> 32, x);
+}
+
+/// The same, going on from `p`. A loop and not one expression: the compiler would make a copy of `fma` for each coefficient.
+function _horner(F32 p, uint256 coefficients, F32 x) pure returns (F32) {
+    for (; coefficients != 0; coefficients >>= 32) {
+        p = p.fma(x, F32.wrap(coefficients & 0xffffffff));
+    }
+    return p;
 }
 
 /// F6: q and k with 1 / (1 + e^-(x + low)) = q 2^k
