@@ -83,8 +83,10 @@ library Float32 {
     /// value / 2^shift, to nearest, ties to even; shift is 1 .. 255
     function _shiftRound(uint256 value, uint256 shift) private pure returns (uint256 result) {
         result = value >> shift;
+        // forge-lint: disable-start(incorrect-shift) the arguments are in this order
         uint256 half = 1 << (shift - 1);
         uint256 rest = value & ((1 << shift) - 1);
+        // forge-lint: disable-end(incorrect-shift)
         if (rest > half || (rest == half && result & 1 == 1)) result += 1;
     }
 
