@@ -9,16 +9,6 @@ pub enum LoadError {
     /// The model itself is malformed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// An operation without a kernel.
-    #[error("node {node} ({label}): the engine has no kernel for {what}")]
-    Unsupported {
-        /// Index of the node.
-        node: usize,
-        /// Its label.
-        label: String,
-        /// The operation, and what is special about it.
-        what: String,
-    },
     /// The device does not exist or has failed.
     #[error("device {device}: {source}")]
     Device {
@@ -38,6 +28,9 @@ pub enum InferError {
     /// The model cannot be run for a request of this size.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Tokens that no answer to the request can have.
+    #[error("claimed tokens: {0}")]
+    Claim(String),
     /// The run failed on this machine: out of memory, a lost device.
     #[error("{device}: {message}")]
     Device {
