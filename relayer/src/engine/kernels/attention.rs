@@ -8,7 +8,7 @@
 //! A row is summed to its own end and not a term further, in blocks of 128 from position 0 (rules C1 to C4), however rows
 //! are grouped here.
 
-use super::elementwise::{canonicalize, update, zip};
+use super::elementwise::{add_in_place, canonicalize, update};
 use super::isa::{Isa, default_float_mode, per_isa};
 use super::rows::{Reduction, reduce_rows};
 use candor_sdk::arithmetic::contraction::BLOCK;
@@ -197,19 +197,14 @@ impl Scores {
             let block = start..width.min(start + BLOCK);
             let into = if part.is_empty() { &mut data } else { &mut part };
             into.fill(0.0);
+            let rows: Vec<&[f32]> = queries.iter().map(|query| &query[block.clone()]).collect();
             for panel in 0..stride / PANEL {
                 let keys = &memory.keys[panel * panel_len + (shared * width + start) * PANEL..][..block.len() * PANEL];
-                let rows: Vec<&[f32]> = queries.iter().map(|query| &query[block.clone()]).collect();
-                contract(
-                    isa,
-                    &rows,
-                    Columns { data: keys, stride: PANEL, count: PANEL },
-                    &mut into[panel * PANEL..],
-                    stride,
-                );
+                let keys = Columns { data: keys, stride: PANEL, count: PANEL };
+                contract(isa, &rows, keys, &mut into[panel * PANEL..], stride);
             }
             if !part.is_empty() {
-                add_to(isa, &mut data, &part);
+                add_in_place(isa, &mut data, &part);
             }
         }
         let scale = shape.scale;
@@ -265,14 +260,9 @@ fn mix(isa: Isa, shape: &Heads, shared: usize, rows: &[&[f32]], memory: Memory<'
             first = rows.partition_point(|row| row.len() <= to);
             from = to;
         }
-        add_to(isa, &mut acc[active * width..], &part[active * width..]);
+        add_in_place(isa, &mut acc[active * width..], &part[active * width..]);
     }
     acc
-}
-
-fn add_to(isa: Isa, acc: &mut [f32], part: &[f32]) {
-    let before = acc.to_vec();
-    zip(isa, |a, b| a + b, &before, part, acc);
 }
 
 /// Numbers that a row meets: element `c` of step `k` is `data[k * stride + c]`.
