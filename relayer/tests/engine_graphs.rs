@@ -4,10 +4,11 @@
 mod engine_common;
 
 use candor_relayer::engine::kernels::Isa;
-use candor_relayer::engine::{Device, InferRequest, LoadError, LoadedModel};
+use candor_relayer::engine::{Device, InferRequest, LoadedModel};
+use candor_sdk::arithmetic::quantised::Quantised;
 use candor_sdk::program::{
-    BinaryFunction, ConcatAxis, DType, EncodeKind, InputKind, Limits, Model, Op, ProgramBuilder, UnaryFunction, Value,
-    WeightTensor, WeightType,
+    Attention, BinaryFunction, ConcatAxis, DType, EncodeKind, InputKind, Limits, Model, Op, ProgramBuilder,
+    UnaryFunction, Value, WeightTensor, WeightType,
 };
 use engine_common::Random;
 use half::{bf16, f16};
@@ -166,12 +167,114 @@ fn an_answer_that_ignores_its_request() {
 }
 
 #[test]
-fn an_operation_without_a_kernel_is_refused_at_load() {
+fn contractions_of_activations() {
+    let mut r = Random(13);
+    // Heads, groups and lengths around the sizes of tiles and blocks; operands of the request and of the model.
+    for (heads, group, width, rows, keys) in [
+        (1, 1, 4, 3, 5),
+        (4, 2, 16, 9, 9),
+        (6, 3, 20, 50, 50),
+        (2, 1, 130, 7, 49),
+        (3, 3, 32, 130, 130),
+        (2, 2, 64, 2, 257),
+    ] {
+        let key_heads = heads / group;
+        let mut b = ProgramBuilder::new();
+        let x = b.input(InputKind::F32Be, rows, heads * width);
+        let own = r.vector((keys * key_heads * width) as usize, Random::finite_edge);
+        let own = weight(&mut b, "keys", (keys, key_heads * width), WeightType::F32, &own);
+        let other = if rows == keys { b.slice_cols(x, 0, key_heads * width) } else { own };
+        let mut all = Vec::new();
+        for (y, causal) in [(own, false), (other, rows == keys)] {
+            let per_head = rows * heads;
+            let op = Op::AttentionScores { heads, group, scale: 0.3f32.to_bits(), causal };
+            let scores = b.node(op, &[x, y], DType::F32, per_head, keys);
+            let values = b.transpose(y);
+            let op = Op::AttentionMix { heads, group, causal };
+            let mix = b.node(op, &[scores, values], DType::F32, rows, heads * width);
+            b.output(EncodeKind::F32Be, mix);
+            if rows == keys {
+                all.push(b.attention(
+                    x,
+                    y,
+                    y,
+                    Attention { heads, kv_heads: key_heads, head_dim: width, scale: 0.3, causal },
+                ));
+            }
+        }
+        let shared = b.matmul_transposed(own, own);
+        b.output(EncodeKind::F32Be, shared);
+        all.into_iter().for_each(|x| b.output(EncodeKind::F32Be, x));
+        let model = finish(b, rows * heads * width * 4);
+        let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
+        let inputs = kinds.map(|element| {
+            r.vector((rows * heads * width) as usize, element).iter().flat_map(|x| x.to_be_bytes()).collect()
+        });
+        compare(&model, inputs.to_vec());
+    }
+}
+
+#[test]
+fn lookups_in_nodes_and_signed_bytes() {
+    let mut r = Random(14);
     let mut b = ProgramBuilder::new();
-    let x = b.input(InputKind::F32Be, 3, 4);
-    let y = b.within("here", |b| b.matmul_transposed(x, x));
-    b.output(EncodeKind::F32Be, y);
-    let error = LoadedModel::load(finish(b, 48), Device::Cpu).expect_err("no kernel");
-    assert!(matches!(error, LoadError::Unsupported { node: 1, .. }), "{error}");
-    assert!(error.to_string().contains("AttentionScores") && error.to_string().contains("here"), "{error}");
+    let x = b.input(InputKind::F32Be, 6, 40);
+    let few = b.slice_cols(x, 0, 6);
+    let id = b.argmax(few);
+    let rows = b.gather(id, x);
+    b.output(EncodeKind::F32Be, rows);
+    for block in [32, 128] {
+        let amax = b.node(Op::BlockAbsMax { block }, &[x], DType::F32, 6, 40u32.div_ceil(block));
+        let q = b.node(Op::Quantise { block }, &[x, amax], DType::I8, 6, 40);
+        let picked = b.indices("picked", &[39, 0, 7, 7]);
+        let picked = b.take(q, picked);
+        let q = b.concat(ConcatAxis::Cols, &[q, picked]);
+        let q = b.transpose(q);
+        let q = b.convert(q);
+        b.output(EncodeKind::F32Be, q);
+    }
+    let model = finish(b, 6 * 40 * 4);
+    let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
+    compare(&model, kinds.map(|e| r.vector(240, e).iter().flat_map(|x| x.to_be_bytes()).collect()).to_vec());
+}
+
+#[test]
+fn quantised_layers_with_every_kind_of_scale() {
+    let mut r = Random(15);
+    for (rows, k, n) in [(1, 32, 1), (3, 96, 50), (9, 160, 48), (70, 320, 97), (2, 1056, 10)] {
+        let mut b = ProgramBuilder::new();
+        let x = b.input(InputKind::F32Be, rows, k);
+        let bias = r.vector(n as usize, Random::finite_edge);
+        let bias = b.row("bias", &bias);
+        let mut q8_0 = Vec::new();
+        for _ in 0..n * k / 32 {
+            // Every scale there is, infinities and NaNs included, and every byte, -128 included.
+            let scale = if r.below(50) == 0 { r.bits() as u16 } else { 0x1c00 | (r.bits() & 0x83ff) as u16 };
+            q8_0.extend(scale.to_le_bytes());
+            q8_0.extend((0..32).map(|_| r.bits() as u8));
+        }
+        let q8_0 = WeightTensor::new("q8_0", (n, k), WeightType::Q8_0, Arc::new(q8_0)).expect("a tensor");
+        // Rows that end within a block.
+        let short = k - 5;
+        let q8_128 = (0..n).flat_map(|_| {
+            let row = Quantised::weights(&r.vector(short as usize, Random::ordinary)).expect("finite");
+            row.to_q8_128().expect("groups of 128")
+        });
+        let q8_128 = WeightTensor::new("q8_128", (n, short), WeightType::Q8_128, Arc::new(q8_128.collect::<Vec<u8>>()));
+        let (a, c) = (b.weight(q8_0), b.weight(q8_128.expect("a tensor")));
+        let y = b.linear(x, a, Some(bias));
+        b.output(EncodeKind::F32Be, y);
+        let y = b.linear(x, a, None);
+        let y = b.unary(UnaryFunction::Silu, y);
+        b.output(EncodeKind::F32Be, y);
+        let x = b.slice_cols(x, 2, short);
+        let y = b.linear(x, c, Some(bias));
+        b.output(EncodeKind::F32Be, y);
+        let model = finish(b, rows * k * 4);
+        let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
+        let inputs = kinds.map(|element| {
+            r.vector((rows * k) as usize, element).iter().flat_map(|x| x.to_be_bytes()).collect::<Vec<u8>>()
+        });
+        compare(&model, inputs.to_vec());
+    }
 }

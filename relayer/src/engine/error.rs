@@ -9,7 +9,7 @@ pub enum LoadError {
     /// The model itself is malformed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// An operation without a kernel.
+    /// An operation that the device has no kernel for. The processor has one for each.
     #[error("node {node} ({label}): the engine has no kernel for {what}")]
     Unsupported {
         /// Index of the node.
@@ -38,6 +38,9 @@ pub enum InferError {
     /// The model cannot be run for a request of this size.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Tokens that no answer to the request can have.
+    #[error("claimed tokens: {0}")]
+    Claim(String),
     /// The run failed on this machine: out of memory, a lost device.
     #[error("{device}: {message}")]
     Device {

@@ -11,6 +11,7 @@ use half::{bf16, f16};
 use std::collections::HashMap;
 
 /// Everything of a model that does not depend on the request.
+#[derive(Default)]
 pub(super) struct Operands {
     /// Panels `[panels, k, 48]` in the stored type, by weight, where a contraction reads it.
     packed: HashMap<u32, Tensor>,
@@ -26,14 +27,8 @@ pub(super) struct Operands {
 impl Operands {
     /// Places the weights on `device`.
     pub(super) fn load(model: &Model, device: &Device) -> std::result::Result<Self, LoadError> {
-        let mut operands = Self {
-            packed: HashMap::new(),
-            plain: HashMap::new(),
-            tables: HashMap::new(),
-            quantised: HashMap::new(),
-            constants: HashMap::new(),
-        };
-        for (index, node) in model.program.nodes.iter().enumerate() {
+        let mut operands = Self::default();
+        for node in &model.program.nodes {
             for (position, operand) in node.inputs.iter().enumerate() {
                 let placed = match (operand, &node.op, position) {
                     (Operand::Node(_), ..) => Ok(()),
@@ -43,15 +38,10 @@ impl Operands {
                         Some(tensor) if matches!((op, position), (Op::QuantLinear, 2)) => {
                             operands.add_quantised(*weight, tensor, device)
                         }
-                        Some(tensor) if tensor.dtype().block().is_some() => {
-                            return Err(LoadError::Unsupported {
-                                node: index,
-                                label: node.label.clone(),
-                                what: format!("{} with {:?} weights ({})", op.name(), tensor.dtype(), tensor.name()),
-                            });
-                        }
                         Some(tensor) => match (op, position) {
                             (Op::Linear, 1) => operands.add_packed(*weight, tensor, device),
+                            // Quantised rows are looked up where the model keeps them.
+                            (Op::Gather, 1) if tensor.dtype().block().is_some() => Ok(()),
                             (Op::Gather, 1) => operands.add_table(*weight, tensor, device),
                             _ => operands.add_plain(*weight, tensor, device),
                         },
@@ -162,6 +152,10 @@ impl Operands {
             WeightType::Bf16 => stored(tensor, |b| scalar::bf16_to_f32(u16::from_le_bytes(b)), device),
             WeightType::U8 => stored(tensor, u8::from_le_bytes, device),
             WeightType::U32 => stored(tensor, u32::from_le_bytes, device),
+            WeightType::Q8_0 | WeightType::Q8_128 => {
+                let values: Vec<f32> = (0..tensor.rows()).flat_map(|row| tensor.row_f32(row)).collect();
+                Tensor::from_vec(values, (tensor.rows(), tensor.cols()), device)
+            }
             _ => stored(tensor, |b| scalar::canonical(f32::from_le_bytes(b)), device),
         }?;
         let extent = Extent { shared: true, rows: tensor.rows(), cols: tensor.cols() };

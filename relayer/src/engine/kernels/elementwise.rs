@@ -149,7 +149,7 @@ fn ternary_all<F: Fn(f32, f32, f32) -> f32>(f: F, x: &[f32], y: &[f32], z: &[f32
 
 per_isa! {
     /// `x[i] = add(x[i], b[i])`.
-    fn add_in_place(isa, x: &mut [f32], b: &[f32]) = add_all(x, b)
+    pub(super) fn add_in_place(isa, x: &mut [f32], b: &[f32]) = add_all(x, b)
 }
 
 #[inline(always)]

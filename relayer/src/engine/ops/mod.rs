@@ -4,11 +4,13 @@
 //! that is part of the model instead of the request (a weight, a constant) is *shared* by all requests of the batch.
 //! A device without an implementation of one of these ops says so in candle's own error.
 
+pub mod attention;
 pub mod elementwise;
 pub mod index;
 pub mod linear;
 pub mod quantised;
 pub mod rows;
+pub mod tokens;
 
 use super::kernels::isa::default_float_mode;
 use candle_core::{CpuStorage, Error, Layout, Result, WithDType};
@@ -37,6 +39,18 @@ impl Extent {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// All elements of request `request`.
+    pub fn of<'a, T>(&self, data: &'a [T], request: usize) -> &'a [T] {
+        let first = if self.shared { 0 } else { request * self.len() };
+        &data[first..first + self.len()]
+    }
+
+    /// Row `row` of request `request`.
+    pub fn row_at<'a, T>(&self, data: &'a [T], request: usize, row: usize) -> &'a [T] {
+        let base = if self.shared { 0 } else { request * self.rows };
+        &data[(base + row) * self.cols..][..self.cols]
     }
 
     /// Row `row` of request `request`; an operand of one row gives that one for any `row`.

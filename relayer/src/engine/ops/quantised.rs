@@ -5,6 +5,7 @@ use crate::engine::kernels::elementwise::Epilogue;
 use crate::engine::kernels::{Isa, quantised};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Storage, Tensor, bail};
 use candor_sdk::arithmetic::scalar;
+use candor_sdk::program::UnaryFunction;
 
 /// Packed int8 weights on a device.
 pub type Weights = quantised::Packed<Tensor, Tensor, Tensor>;
@@ -86,6 +87,8 @@ pub struct QuantLinear<'a> {
     pub weights: &'a Weights,
     /// The bias.
     pub bias: Option<Vec<f32>>,
+    /// The function that follows in the graph.
+    pub then: Option<UnaryFunction>,
 }
 
 impl CustomOp2 for QuantLinear<'_> {
@@ -112,7 +115,7 @@ impl CustomOp2 for QuantLinear<'_> {
         };
         let m = x.len() / k;
         let mut out = vec![0f32; m * n];
-        let epilogue = Epilogue { bias: self.bias.as_deref(), unary: None };
+        let epilogue = Epilogue { bias: self.bias.as_deref(), unary: self.then };
         quantised::linear(self.isa, (x, &scales), &w, m, &epilogue, &mut out);
         Ok((CpuStorage::F32(out), (m, *n).into()))
     }
