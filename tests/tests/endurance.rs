@@ -3,7 +3,7 @@
 
 use alloy::{
     primitives::{Bytes, U256},
-    providers::Provider,
+    providers::{Provider, ext::AnvilApi},
     signers::SignerSync,
 };
 use anyhow::{Context, Result};
@@ -20,7 +20,7 @@ use candor_sdk::{
 use candor_tests::{
     Ask, Proxy, World,
     puppet::Callback,
-    world::{PRICE, WINDOW, applicant, ether, image},
+    world::{CALLBACK_GAS_PRICE, PRICE, WINDOW, applicant, ether, image},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::broadcast, time::Instant};
@@ -100,6 +100,31 @@ async fn more_callbacks_than_a_transaction_has_gas_for_are_posted_in_several() -
         assert!(limit <= 1 << 24, "a gas limit of {limit} is refused by nodes (EIP-7825)");
     }
     assert!(world.failed_transactions(operator.address()).await?.is_empty());
+    Ok(relayer.stop().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_is_too_dear_now_is_carried_when_gas_is_cheaper() -> Result<()> {
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(2)).await?;
+    let ask = Ask {
+        model: world.models["credit"].id(),
+        input: applicant(),
+        delivery: Delivery::Optimistic,
+        callback_gas: 50_000,
+    };
+    let (id, _) = world.ask_by_puppet(&ask, Callback::Accept).await?;
+    let provider = world.client.provider();
+    provider.anvil_set_next_block_base_fee_per_gas(u128::from(4 * CALLBACK_GAS_PRICE)).await?;
+    provider.anvil_mine(Some(1), None).await?;
+    let folder = tempfile::tempdir()?;
+    let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let row = relayer.store.request(id).await?.context("not stored")?;
+    assert_eq!((row.step, row.reason), (Step::Seen, None), "neither answered at a loss nor given up");
+    provider.anvil_set_next_block_base_fee_per_gas(u128::from(CALLBACK_GAS_PRICE / 5)).await?;
+    provider.anvil_mine(Some(1), None).await?;
+    assert_eq!(world.wait_for(id, RequestStatus::Fulfilled).await?, CallbackStatus::Delivered);
     Ok(relayer.stop().await?)
 }
 

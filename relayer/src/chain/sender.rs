@@ -417,6 +417,11 @@ mod tests {
             let error = SendError::of_simulation(error(Some(-32000), message));
             assert!(error.is_of_the_size() && !error.is_of_the_endpoint(), "{error}");
         }
+        let budget = SendError::OverBudget { spent: U256::ZERO, limit: U256::ZERO };
+        assert!(
+            budget.is_of_the_size() && !budget.is_of_the_endpoint(),
+            "a smaller batch may be within the day's limit"
+        );
         for (code, message) in [(None, "connection refused"), (Some(-32603), "internal error")] {
             let error = SendError::of_simulation(error(code, message));
             assert!(error.is_of_the_endpoint() && !error.is_of_the_size(), "{error}");
