@@ -12,7 +12,7 @@ fn words(text: &str) -> BTreeSet<u32> {
     let mut words = BTreeSet::new();
     for number in text.split("0x").skip(1) {
         let digits: String = number.chars().filter(|&c| c != '_').take_while(char::is_ascii_hexdigit).collect();
-        if digits.len() % 8 == 0 {
+        if digits.len().is_multiple_of(8) {
             words.extend((0..digits.len()).step_by(8).filter_map(|i| u32::from_str_radix(&digits[i..i + 8], 16).ok()));
         }
     }

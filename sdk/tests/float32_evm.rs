@@ -113,7 +113,7 @@ fn fused(g: &mut Generator) -> [u32; 3] {
         1 => {
             // Products near the ends of the range, with an addend that decides.
             let (a, b) = g.hard_product();
-            let c = if g.word() % 2 == 0 { one(g) } else { (a * b).to_bits() ^ (g.word() & 0x8000_0003) };
+            let c = if g.word().is_multiple_of(2) { one(g) } else { (a * b).to_bits() ^ (g.word() & 0x8000_0003) };
             [a.to_bits(), b.to_bits(), c]
         }
         2 => [g.near(100).to_bits(), g.near(100).to_bits(), g.near(120).to_bits()],
@@ -462,7 +462,8 @@ fn block(g: &mut Generator, operation: u64) -> Block {
         4 => {
             let x = Quantised::quantise(if n == 0 { &[1.0] } else { &x }, Group::G128);
             let scale = if g.word().is_multiple_of(16) { f(one(g)) } else { g.near(8) };
-            let values: Vec<u8> = x.values().iter().map(|_| if n % 3 == 0 { 0x80 } else { g.word() as u8 }).collect();
+            let values: Vec<u8> =
+                x.values().iter().map(|_| if n.is_multiple_of(3) { 0x80 } else { g.word() as u8 }).collect();
             let stored = [scale.to_le_bytes().to_vec(), values].concat();
             let w = Quantised::from_q8_128(&stored, x.values().len()).expect("one block");
             let want = quantised::partial((x.values(), x.scales()), (w.values(), w.scales()), Group::G128);
