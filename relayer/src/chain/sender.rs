@@ -149,6 +149,9 @@ pub(crate) const TIP: u128 = 1_000_000_000;
 /// Part of the estimated gas that is added: the state may differ a little when the transaction runs.
 const GAS_MARGIN: u64 = 5;
 
+/// Bytes of a transaction, at most: nodes pass on no larger ones, and would refuse it for ever.
+const MAX_BYTES: usize = 128 * 1024;
+
 /// Longest time between two looks at a transaction while no endpoint answers.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -198,6 +201,7 @@ impl Sender {
         self.check_funds(client, U256::from(gas_limit) * U256::from(fee) + call.value).await?;
         let nonce = client.provider().get_transaction_count(self.address()).await.map_err(ClientError::from)?;
         let sent = self.sign(client.chain_id, nonce, purpose, &call, gas_limit, (fee, tip))?;
+        check_size(sent.raw.len())?;
         self.store.sending(&sent, requests).await?;
         crash::point(&format!("{purpose}-stored"));
         self.broadcast(client, &sent).await;
@@ -394,18 +398,28 @@ fn with_margin(gas: u64) -> Result<u64, SendError> {
     Ok((gas + gas / GAS_MARGIN).min(MAX_GAS))
 }
 
+/// Refuses what no node would pass on.
+fn check_size(bytes: usize) -> Result<(), SendError> {
+    if bytes > MAX_BYTES {
+        return Err(SendError::TooBig(format!("it has {bytes} bytes, a transaction has at most {MAX_BYTES}")));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn no_transaction_is_made_that_nodes_refuse_for_its_gas() {
+    fn no_transaction_is_made_that_nodes_refuse_for_its_gas_or_size() {
         assert_eq!(with_margin(100_000).unwrap(), 120_000);
         assert_eq!(with_margin(MAX_GAS - 1).unwrap(), MAX_GAS);
         assert_eq!(with_margin(MAX_GAS).unwrap(), MAX_GAS);
         for gas in [MAX_GAS + 1, u64::MAX] {
             assert!(with_margin(gas).unwrap_err().is_of_the_size());
         }
+        assert!(check_size(MAX_BYTES).is_ok());
+        assert!(check_size(MAX_BYTES + 1).unwrap_err().is_of_the_size());
     }
 
     #[test]

@@ -109,6 +109,10 @@ impl Store {
             })?;
         match row.try_get::<Option<i64>, _>(0)? {
             Some(found) if found == known => Ok(store),
+            Some(found) if found < known => Err(StoreError::Version {
+                path: path.to_owned(),
+                reason: format!("schema {found}, older than this version's {known}; `candor run` brings it up to date"),
+            }),
             found => Err(StoreError::Version {
                 path: path.to_owned(),
                 reason: format!("schema {}, this version has {known}", found.unwrap_or(0)),

@@ -223,6 +223,33 @@ async fn one_file_has_one_owner_one_deployment_one_version() {
 }
 
 #[tokio::test]
+async fn an_older_file_is_brought_up_to_date_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("candor.db");
+    // As the first version left it.
+    let pool = connect(&path, false).await.unwrap();
+    let first = sqlx::migrate::Migrator {
+        migrations: vec![MIGRATIONS.iter().next().unwrap().clone()].into(),
+        ..sqlx::migrate::Migrator::DEFAULT
+    };
+    first.run(&pool).await.unwrap();
+    sqlx::query("INSERT INTO deployment (one, chain_id, oracle, next_block) VALUES (1, ?, ?, 77)")
+        .bind(i64::try_from(CHAIN).unwrap())
+        .bind(ORACLE.as_slice())
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+
+    let error = Store::open_read_only(&path).await.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("`candor run` brings it up to date"), "{error}");
+    let store = Store::open(&path, CHAIN, ORACLE, 0).await.unwrap();
+    assert_eq!(store.next_block().await.unwrap(), 77);
+    drop(store);
+    assert_eq!(Store::open_read_only(&path).await.unwrap().next_block().await.unwrap(), 77);
+}
+
+#[tokio::test]
 async fn files_that_are_no_database_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("notes.txt");
