@@ -409,3 +409,33 @@ fn the_least_byte_is_a_byte_like_any_other() {
 fn as_bytes(values: &[i8]) -> Vec<u8> {
     values.iter().map(|&v| v as u8).collect()
 }
+
+#[test]
+fn perturbed_logits() {
+    use candor_relayer::engine::kernels::sampling::{Sampling, perturb};
+    use candor_sdk::arithmetic::{reduction::maximum, sampling};
+    let mut r = Random(31);
+    for (length, temperature, min_p) in
+        [(1, 1.0, 0.0), (63, 0.7, 0.1), (64, 1e-30, 0.5), (65, 3.0, 1.0), (1000, 2.0, 0.01), (130, 0.0, 0.3)]
+    {
+        let seed: [u8; 32] = std::array::from_fn(|_| r.bits() as u8);
+        let step = r.bits() as u32;
+        let kinds: [fn(&mut Random) -> f32; 2] = [Random::ordinary, Random::finite_edge];
+        for kind in kinds {
+            let logits = r.vector(length, kind);
+            let max = maximum(&logits);
+            let threshold = sampling::min_p_threshold(max, temperature, min_p);
+            let noise = |v: usize| sampling::gumbel(&seed, step, v as u32);
+            let score = |(v, &x): (usize, &f32)| match temperature > 0.0 {
+                true => sampling::score(x, threshold, temperature, noise(v)),
+                false => x,
+            };
+            let want: Vec<f32> = logits.iter().enumerate().map(score).collect();
+            for &isa in Isa::available() {
+                let mut got = vec![0f32; length];
+                perturb(isa, &Sampling { temperature, min_p, seed, step }, max, &logits, &mut got);
+                assert_same_bits(&got, &want, &format!("{} {length} logits", isa.name()));
+            }
+        }
+    }
+}
