@@ -182,7 +182,7 @@ fn questions_that_make_no_sense_are_refused_before_anything_is_sent() {
     };
     for (args, code, complaint) in [
         (&["digit", "--image", "x.png"][..], 1, "there is no model \"digit\", did you mean \"digits\"?"),
-        (&["./nowhere", "--input-hex", "00"], 1, "config.json"),
+        (&["./nowhere", "--input-hex", "00"], 1, "cannot read ./nowhere"),
         (&["digits", "--image", "x.png"], 1, "picture x.png"),
         (&["digits", "--image", "notes.png"], 1, "not a PNG file"),
         (&["credit", "--image", "notes.png"], 2, "--image is for models that take 28x28 pixels"),

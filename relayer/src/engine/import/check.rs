@@ -5,7 +5,7 @@ use crate::engine::{Device, InferError, InferRequest, LoadError, LoadedModel};
 use candle_core::{DType, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use candor_sdk::arithmetic::{reduction, sampling};
-use candor_sdk::program::{Interpreter, Model, Params, RunError, WeightTensor, WeightType};
+use candor_sdk::program::{Model, Params, WeightTensor, WeightType};
 use std::collections::HashMap;
 use std::fmt;
 use thiserror::Error;
@@ -61,9 +61,6 @@ pub enum CheckError {
     /// The engine cannot run a request.
     #[error(transparent)]
     Infer(#[from] InferError),
-    /// The interpreter cannot run a request.
-    #[error(transparent)]
-    Run(#[from] RunError),
     /// candle cannot run the files.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
@@ -108,11 +105,18 @@ impl Imported {
                 width = Some(config.vocabulary as usize);
                 let longest = requests.iter().map(Vec::len).max().unwrap_or(0) / 4;
                 let mut candle = decoder::CandleDecoder::load(config, &weights, longest + most as usize)?;
+                let loaded = LoadedModel::load(self.model.clone(), Device::Cpu)?;
                 for request in &batch {
                     let (generated, theirs) = candle.generate(&tokens_of(&request.input), most)?;
                     let params = Params { max_tokens: most, ..Params::default() };
                     let request = InferRequest { params, ..request.clone() };
-                    pairs.push((self.replay(&request, &generated)?, theirs));
+                    let mut ours = Vec::new();
+                    loaded.replay(&request, &generated, |node, tensor| {
+                        if node == self.last_layer {
+                            ours = tensor.f32().unwrap_or_default().to_vec();
+                        }
+                    })?;
+                    pairs.push((ours, theirs));
                 }
             }
         }
@@ -139,27 +143,9 @@ impl Imported {
         Ok(check)
     }
 
-    /// What the last layer holds for each request, from the engine if it has kernels for the model.
+    /// What the last layer holds for each request.
     fn values(&self, batch: &[InferRequest]) -> Result<Vec<Vec<f32>>, CheckError> {
-        match LoadedModel::load(self.model.clone(), Device::Cpu) {
-            Ok(loaded) => Ok(loaded.node_values(batch, self.last_layer)?),
-            Err(error) if matches!(error, LoadError::Model(_) | LoadError::Device { .. }) => Err(error.into()),
-            // What is left is an operation without a kernel.
-            Err(_) => batch.iter().map(|request| self.replay(request, &[])).collect(),
-        }
-    }
-
-    /// What the last layer holds for the rows of a sequence that continues a request with `generated`, from the
-    /// interpreter: one pass, however many tokens.
-    fn replay(&self, request: &InferRequest, generated: &[u32]) -> Result<Vec<f32>, CheckError> {
-        let mut values = Ok(Vec::new());
-        let visit = |node: u32, tensor: &candor_sdk::program::Tensor| {
-            if node == self.last_layer {
-                values = tensor.f32().map(<[f32]>::to_vec);
-            }
-        };
-        Interpreter::new(&self.model).walk(request, generated, visit)?;
-        Ok(values?)
+        Ok(LoadedModel::load(self.model.clone(), Device::Cpu)?.node_values(batch, self.last_layer)?)
     }
 
     /// A `sequential` model's files as candle runs them; other families have models of candle's own.
