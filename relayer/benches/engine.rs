@@ -5,12 +5,16 @@
 //!     cargo bench -p candor-relayer --bench engine                # everything
 //!     cargo bench -p candor-relayer --bench engine -- f16         # lines whose name contains f16
 
+mod transformers;
+
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device as CandleDevice, Module, Tensor};
+use candor_relayer::engine::kernels::attention::{Heads, Memory, attend, push_keys};
 use candor_relayer::engine::kernels::elementwise::Epilogue;
 use candor_relayer::engine::kernels::gemm::{self, Activations};
 use candor_relayer::engine::kernels::{Isa, Weight, quantised};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
+use candor_sdk::program::Params;
 use half::{bf16, f16};
 use std::hint::black_box;
 use std::path::Path;
@@ -43,7 +47,125 @@ fn main() {
     let wanted = |name: &str| filter.iter().all(|part| name.contains(part.as_str()));
     linear_layers(&wanted);
     quantised_layers(&wanted);
+    attention(&wanted);
     whole_models(&wanted);
+    encoders(&wanted);
+    language_models(&wanted);
+}
+
+/// Queries, keys and values in, the mix out: `m` queries at the end of `length` positions.
+fn attention(wanted: &dyn Fn(&str) -> bool) {
+    let minilm = Heads { heads: 12, group: 1, key_width: 32, value_width: 32, scale: 0.25, causal: false };
+    let llama = Heads { heads: 9, group: 3, key_width: 64, value_width: 64, scale: 0.125, causal: true };
+    for (shape, m, length) in
+        [(minilm, 128, 128), (minilm, 512, 512), (llama, 512, 512), (llama, 1, 128), (llama, 1, 1024)]
+    {
+        let Heads { heads, group, key_width: width, causal, .. } = shape;
+        let kind = if causal { "causal" } else { "full" };
+        let name = format!("attention {kind} {heads} heads of {width}, {m} of {length}");
+        if !wanted(&name) {
+            continue;
+        }
+        let kv = heads / group * width;
+        let (q, k, v) = (noise(m * heads * width, 1), noise(length * kv, 2), noise(length * kv, 3));
+        // One side has its keys in panels, the other transposed heads, before the clock starts; with all positions new, we
+        // pay for our layout, as the engine does.
+        let mut kept = Vec::new();
+        push_keys(&mut kept, 0, &k, heads / group, width);
+        let mut out = vec![0f32; m * heads * width];
+        let split = |x: &[f32], rows: usize, heads: usize| {
+            Tensor::from_slice(x, (1, rows, heads, width), &CandleDevice::Cpu)
+                .and_then(|x| x.transpose(1, 2)?.contiguous())
+                .expect("a tensor")
+        };
+        let (tq, tk, tv) = (split(&q, m, heads), split(&k, length, heads / group), split(&v, length, heads / group));
+        let mask =
+            (0..m).flat_map(|i| (0..length).map(move |j| if j > length - m + i { f32::NEG_INFINITY } else { 0.0 }));
+        let mask = Tensor::from_vec(mask.collect::<Vec<f32>>(), (m, length), &CandleDevice::Cpu).expect("a tensor");
+        let theirs = || -> candle_core::Result<Tensor> {
+            let repeat = |x: &Tensor| Tensor::cat(&vec![x; group], 2)?.reshape((1, heads, length, width));
+            let (k, v) = (repeat(&tk)?, repeat(&tv)?);
+            let mut scores = (tq.matmul(&k.t()?)? * f64::from(shape.scale))?;
+            if causal && m > 1 {
+                scores = scores.broadcast_add(&mask)?;
+            }
+            candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?.transpose(1, 2)?.contiguous()
+        };
+        paired(
+            &name,
+            || {
+                let panels = if m == length {
+                    let mut panels = Vec::new();
+                    push_keys(&mut panels, 0, &k, heads / group, width);
+                    std::borrow::Cow::Owned(panels)
+                } else {
+                    std::borrow::Cow::Borrowed(&kept)
+                };
+                let memory = Memory { keys: &panels, values: &v, length };
+                attend(Isa::best(), &shape, &q, length - m, memory, black_box(&mut out));
+            },
+            || drop(black_box(theirs().expect("a run"))),
+        );
+    }
+}
+
+fn ids(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
+    noise(count, seed).into_iter().map(|x| (x.abs() * (vocabulary - 1) as f32) as u32).collect()
+}
+
+fn ask(tokens: &[u32], max_tokens: u32) -> InferRequest {
+    let params = Params { max_tokens, ..Params::default() };
+    InferRequest { input: tokens.iter().flat_map(|id| id.to_be_bytes()).collect(), params, ..InferRequest::default() }
+}
+
+fn encoders(wanted: &dyn Fn(&str) -> bool) {
+    let name = |batch: usize, length: usize| format!("encoder MiniLM f32, {batch} x {length} tokens");
+    let cases = [(1, 16), (1, 128), (8, 128)];
+    if !cases.iter().any(|&(batch, length)| wanted(&name(batch, length))) {
+        return;
+    }
+    let shape = transformers::MINILM;
+    let ours = LoadedModel::load(transformers::bert(shape), Device::Cpu).expect("the model loads");
+    let theirs = transformers::Bert::new(shape).expect("candle builds the model");
+    for (batch, length) in cases {
+        if wanted(&name(batch, length)) {
+            let inputs: Vec<Vec<u32>> = (0..batch).map(|i| ids(length, shape.vocabulary, i as u64)).collect();
+            let requests: Vec<InferRequest> = inputs.iter().map(|ids| ask(ids, 0)).collect();
+            paired_few(
+                &name(batch, length),
+                11,
+                || drop(black_box(ours.infer(&requests))),
+                || drop(black_box(theirs.embed(&inputs).expect("a run"))),
+            );
+        }
+    }
+}
+
+/// Greedy tokens of a random Llama. candle has its weights in f32; ours are f32 or f16.
+fn language_models(wanted: &dyn Fn(&str) -> bool) {
+    let shape = transformers::LLAMA;
+    for (dtype, narrow) in [("f32", false), ("f16", true)] {
+        let cases = [("prefill", 256, 1), ("decode", 8, 25)];
+        let name = |kind: &str, prompt: usize, tokens: u32| format!("llama 135M {dtype} {kind} {prompt} + {tokens}");
+        if !cases.iter().any(|&(kind, prompt, tokens)| wanted(&name(kind, prompt, tokens))) {
+            continue;
+        }
+        let ours = LoadedModel::load(transformers::llama(shape, narrow), Device::Cpu).expect("the model loads");
+        let theirs = transformers::Llama::new(shape, narrow).expect("candle builds the model");
+        for (kind, prompt, tokens) in cases {
+            let name = name(kind, prompt, tokens);
+            if wanted(&name) {
+                let ids = ids(prompt, shape.vocabulary, 5);
+                let request = ask(&ids, tokens);
+                paired_few(
+                    &name,
+                    5,
+                    || drop(black_box(ours.generate(&request).expect("tokens"))),
+                    || drop(black_box(theirs.generate(&ids, tokens as usize).expect("tokens"))),
+                );
+            }
+        }
+    }
 }
 
 fn linear_layers(wanted: &dyn Fn(&str) -> bool) {
@@ -163,10 +285,15 @@ fn whole_models(wanted: &dyn Fn(&str) -> bool) {
 }
 
 /// Times both in turns and prints a line of the table.
-fn paired(name: &str, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+fn paired(name: &str, ours: impl FnMut(), theirs: impl FnMut()) {
+    paired_few(name, PAIRS, ours, theirs);
+}
+
+/// The same with a number of turns, for what takes long.
+fn paired_few(name: &str, pairs: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
     let calls = [calibrate(&mut ours), calibrate(&mut theirs)];
-    let mut samples = Vec::with_capacity(PAIRS);
-    for _ in 0..PAIRS {
+    let mut samples = Vec::with_capacity(pairs);
+    for _ in 0..pairs {
         samples.push((sample(&mut ours, calls[0]), sample(&mut theirs, calls[1])));
     }
     let median = |mut values: Vec<f64>| {
