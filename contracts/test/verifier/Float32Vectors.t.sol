@@ -38,7 +38,7 @@ contract Float32VectorsTest is Test {
         column(json, "fma", 4, 3);
         column(json, "maximum", 6, 2);
         column(json, "minimum", 7, 2);
-        vm.assertGe(compared, 6000, "vectors");
+        assertTrue(compared >= 6000, "vectors");
     }
 
     function test_vectors_conversion() external {
@@ -50,7 +50,7 @@ contract Float32VectorsTest is Test {
         column(json, "fromU32", 14, 1);
         column(json, "f16ToF32", 15, 1);
         column(json, "bf16ToF32", 16, 1);
-        vm.assertGe(compared, 3000, "vectors");
+        assertTrue(compared >= 3000, "vectors");
     }
 
     function test_vectors_functions() external {
@@ -59,7 +59,7 @@ contract Float32VectorsTest is Test {
         for (uint256 i = 0; i < names.length; ++i) {
             column(json, names[i], 17 + i, 1);
         }
-        vm.assertGe(compared, 7500, "vectors");
+        assertTrue(compared >= 7500, "vectors");
     }
 
     function test_vectors_contraction() external view {
