@@ -281,3 +281,22 @@ fn the_demo_refuses_inputs_that_are_none_before_it_starts_anything() {
     let value: serde_json::Value = serde_json::from_str(&said(&output)).unwrap();
     assert_eq!(value["event"], "error");
 }
+
+#[test]
+fn a_model_is_imported_checked_and_held_to_its_id() {
+    let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/models/digits");
+    let person = Person::new();
+    let output = person.types(&["model", "import", digits]);
+    assert!(output.status.success(), "{}", complained(&output));
+    let report = said(&output);
+    assert!(report.contains("layers[1].conv2d") && report.contains("same argmax 3/3"), "{report}");
+    let id = report.split_whitespace().find(|word| word.starts_with("0x")).expect("an id");
+    assert!(person.types(&["model", "verify", digits, "--id", id]).status.success());
+    let other = format!("0x{}", "11".repeat(32));
+    refused(
+        &person.types(&["model", "verify", digits, "--id", &other]),
+        1,
+        &format!("the files are model {id}, not {other}"),
+    );
+    refused(&person.types(&["model", "import", "nowhere"]), 1, "nowhere");
+}

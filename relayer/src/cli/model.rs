@@ -3,11 +3,14 @@ use super::{Context, Outcome, context::known_models};
 use crate::{
     config::{Config, Needs, Wei},
     demo::narrator::grouped,
+    engine::import::{Options, report},
     models::CatalogModel,
 };
-use candor_sdk::client::ClientError;
+use candor_sdk::{client::ClientError, ids::ModelId};
 use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use std::path::{Path, PathBuf};
 
 /// What `candor model` does.
 #[derive(Debug, Subcommand)]
@@ -18,6 +21,19 @@ pub(super) enum ModelCommand {
     Show {
         /// A name, a folder or an id
         model: String,
+    },
+    /// Read a model's files, compare it with candle's own run of them, and describe it: where its parameters and multiply-adds are
+    Import {
+        /// A folder (our own, or as on Hugging Face) or a GGUF file
+        path: PathBuf,
+    },
+    /// The same for files that claim to be a certain model
+    Verify {
+        /// A folder or a GGUF file
+        path: PathBuf,
+        /// The model's id
+        #[arg(long)]
+        id: ModelId,
     },
     /// Tell the chain that a model exists. Harmless when it knows already
     Register {
@@ -34,6 +50,8 @@ pub(super) async fn model(context: &Context, command: &ModelCommand) -> anyhow::
     match command {
         ModelCommand::List => list(context).await?,
         ModelCommand::Show { model } => show(context, model).await?,
+        ModelCommand::Import { path } => import(context, path, None)?,
+        ModelCommand::Verify { path, id } => import(context, path, Some(*id))?,
         ModelCommand::Register { model, uri } => register(context, model, uri).await?,
     }
     Ok(Outcome::Done)
@@ -150,6 +168,27 @@ async fn show(context: &Context, named: &str) -> anyhow::Result<()> {
                 }),
             })
         },
+    )
+}
+
+/// Imports a model from files and checks it; `claimed` is the id that the files are said to have.
+fn import(context: &Context, path: &Path, claimed: Option<ModelId>) -> anyhow::Result<()> {
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg:<12} {wide_bar} {percent}%")?);
+    let mut progress = |at: report::Progress| {
+        bar.set_message(at.stage.to_string());
+        bar.set_length(at.total);
+        bar.set_position(at.done);
+    };
+    let options = Options::default();
+    let report = match claimed {
+        None => report::import(path, &options, &mut progress).map(|(_, report)| report),
+        Some(id) => report::verify(path, id, &options, &mut progress),
+    };
+    bar.finish_and_clear();
+    let report = report?;
+    context.say(
+        || report.to_string(),
+        || json!({ "event": "imported", "path": path, "id": report.id, "verified": claimed.is_some() }),
     )
 }
 
