@@ -13,7 +13,7 @@ help: ## this list
 
 setup: $(TOOLS) ## Foundry's tools and solc, pinned in package.json
 $(TOOLS): package.json package-lock.json
-	npm ci --no-audit --no-fund
+	npm install --no-save --no-audit --no-fund # not `npm ci`: it wants every platform's package in the lock, and registries may have only some
 	@touch $@
 
 demo: $(TOOLS) ## the main job, narrated: a contract asks, candle answers, the answer is signed, posted, delivered and final
