@@ -12,8 +12,9 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(TOOLS) ## Foundry's tools and solc, pinned in package.json
+# Not `npm ci`: it wants the packages of all platforms in the lock, and a registry may have only some of them.
 $(TOOLS): package.json package-lock.json
-	npm install --no-save --no-audit --no-fund # not `npm ci`: it wants every platform's package in the lock, and registries may have only some
+	npm install --no-save --no-audit --no-fund
 	@touch $@
 
 demo: $(TOOLS) ## the main job, narrated: a contract asks, candle answers, the answer is signed, posted, delivered and final
