@@ -9,16 +9,6 @@ pub enum LoadError {
     /// The model itself is malformed.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// An operation that the device has no kernel for. The processor has one for each.
-    #[error("node {node} ({label}): the engine has no kernel for {what}")]
-    Unsupported {
-        /// Index of the node.
-        node: usize,
-        /// Its label.
-        label: String,
-        /// The operation, and what is special about it.
-        what: String,
-    },
     /// The device does not exist or has failed.
     #[error("device {device}: {source}")]
     Device {

@@ -2,6 +2,8 @@
 
 mod decoder;
 mod generation;
+#[path = "../common/golden.rs"]
+mod golden;
 mod layers;
 mod malformed;
 mod models;

@@ -9,35 +9,9 @@ use candor_sdk::{
     merkle::{Domain, Tree, hash},
     program::{BinaryFunction, Model, Request, TraceBuilder, UnaryFunction, WeightsTree, tensor_root},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::models;
-
-/// Compares a file with what it should hold, or writes it.
-fn golden(name: &str, value: Value) {
-    let text = serde_json::to_string_pretty(&sorted(value)).expect("a value is JSON") + "\n";
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors").join(name);
-    if std::env::var_os("CANDOR_BLESS").is_some() {
-        fs::write(&path, text).expect("tests/vectors can be written");
-        return;
-    }
-    let stored = fs::read_to_string(&path).unwrap_or_default();
-    let line = stored.lines().zip(text.lines()).position(|(a, b)| a != b);
-    assert!(stored == text, "{name} differs, first at line {:?}; CANDOR_BLESS=1 rewrites it", line.map(|l| l + 1));
-}
-
-/// The same value with the keys of every object in alphabetical order, whatever order this build of serde_json keeps.
-fn sorted(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(entries.into_iter().collect::<Map<_, _>>())
-        }
-        Value::Array(values) => values.into_iter().map(sorted).collect(),
-        other => other,
-    }
-}
+use crate::{golden::golden, models};
 
 fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().fold("0x".to_string(), |text, byte| text + &format!("{byte:02x}"))
