@@ -269,9 +269,9 @@ sol! {
 
         function hasNodes(ModelDescriptor calldata model, uint32 nodes, bytes32 programRoot) external view returns (bool);
         function leavesOf(Run calldata run, uint32 node, NodeOpening calldata opening) external view returns (bool defined, uint64 leaves);
-        function partialsOf(Run calldata run, Element calldata element, NodeOpening calldata opening) external view returns (uint32);
+        function partialsOf(Run calldata run, Element calldata element, bytes calldata proof) external view returns (uint32);
         function isClaimWrong(Run calldata run, bytes calldata input, bytes calldata proof) external view returns (bool);
-        function isOutputWrong(Run calldata run, bytes calldata output, bytes32[] calldata path) external view returns (bool);
+        function isOutputWrong(Run calldata run, bytes calldata output, bytes calldata proof) external view returns (bool);
         function isElementWrong(Run calldata run, Element calldata element, bytes calldata leaf, bytes calldata proof) external view returns (bool);
         function isPartialWrong(Run calldata run, Element calldata element, bytes calldata partials, uint32 part, bytes calldata proof) external view returns (bool);
         function isSumWrong(Run calldata run, Element calldata element, bytes calldata leaf, bytes calldata partials, bytes calldata proof) external view returns (bool);

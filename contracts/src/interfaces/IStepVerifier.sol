@@ -48,23 +48,27 @@ interface IStepVerifier {
     /// @notice Whether the program of `model` has so many nodes: `programRoot` is the root of the tree over their descriptors.
     function hasNodes(IModelRegistry.ModelDescriptor calldata model, uint32 nodes, bytes32 programRoot) external view returns (bool);
 
-    /// @notice How many leaves a node's tensor has. `defined` is false where descriptor or shape are malformed: then whatever was claimed of it is wrong.
+    /// @notice How many leaves a node's tensor has. `defined` is false where the node does not exist, or descriptor or shape are malformed: then whatever was
+    /// claimed of it is wrong.
     function leavesOf(Run calldata run, uint32 node, NodeOpening calldata opening) external view returns (bool defined, uint64 leaves);
 
-    /// @notice How many partials an operator must reveal of an element; 0 if it can be recomputed in one go.
-    function partialsOf(Run calldata run, Element calldata element, NodeOpening calldata opening) external view returns (uint32);
+    /// @notice How many partials an operator must reveal of an element; 0 if it can be recomputed in one go, or is wrong whatever it is.
+    /// @param proof `abi.encode(StepProof)` with the node and its operands; how long a sum is stands in the descriptors of these.
+    function partialsOf(Run calldata run, Element calldata element, bytes calldata proof) external view returns (uint32);
 
     /// @notice Whether the claim is not one that the request allows: symbols that do not follow from input and tokens (P-63), or a request without an answer
     /// (P-15) as far as that shows without looking at an element.
     /// @param input The request's input; its keccak256 is `run.inputHash`, which the verifier checks.
+    /// @param proof `abi.encode(ClaimProof)`
     function isClaimWrong(Run calldata run, bytes calldata input, bytes calldata proof) external view returns (bool);
 
     /// @notice Whether the last node of the claimed trace is not `output`.
-    /// @param path Of the last node's root, up to `run.claim.root`.
-    function isOutputWrong(Run calldata run, bytes calldata output, bytes32[] calldata path) external view returns (bool);
+    /// @param proof `abi.encode(bytes32 root, bytes32[] path)`: the claimed root of the last node and its path to `run.claim.root`.
+    function isOutputWrong(Run calldata run, bytes calldata output, bytes calldata proof) external view returns (bool);
 
     /// @notice Whether an element without partials is wrong.
     /// @param leaf The bytes of its leaf, as the operator revealed them; the caller has checked their hash.
+    /// @param proof Here and below `abi.encode(StepProof)`, see StepProof.sol.
     function isElementWrong(Run calldata run, Element calldata element, bytes calldata leaf, bytes calldata proof)
         external
         view
