@@ -57,14 +57,19 @@ library Merkle {
         }
     }
 
-    /// @notice The root above nodes that stand side by side, as many as a power of two.
-    function rootOf(bytes32[] calldata nodes) internal pure returns (bytes32) {
+    /// @notice The root `levels` above nodes that stand side by side from the left edge of its subtree on; what is not given is beyond the end of the tree.
+    /// @dev Absence is a matter of counting: a zero word among the given nodes is hashed like any other, and two absent nodes have an absent parent.
+    function rootOf(bytes32[] calldata nodes, uint256 levels) internal pure returns (bytes32) {
         bytes32[] memory level = nodes;
+        uint256 width = nodes.length;
         unchecked {
-            for (uint256 width = nodes.length; width > 1; width >>= 1) {
-                for (uint256 i; i < width / 2; ++i) {
+            for (; levels != 0; --levels) {
+                uint256 pairs = width / 2;
+                for (uint256 i; i < pairs; ++i) {
                     level[i] = pair(level[2 * i], level[2 * i + 1]);
                 }
+                if (width & 1 != 0) level[pairs] = pair(level[width - 1], bytes32(0));
+                width = pairs + (width & 1);
             }
         }
         return level[0];
