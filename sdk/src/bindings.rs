@@ -366,7 +366,7 @@ sol! {
         function selectNode(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 position, bytes32 hash, bytes32[] calldata path, NodeOpening calldata opening) external;
         function reveal(Dispute calldata dispute, bytes32[] calldata hashes) external;
         function revealLeaf(Dispute calldata dispute, bytes calldata leaf) external;
-        function selectElement(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 element, NodeOpening calldata opening) external;
+        function selectElement(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 element, bytes calldata proof) external;
         function revealPartials(Dispute calldata dispute, bytes calldata partials) external;
         function prove(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment, ModelDescriptor calldata model, Claim calldata claim_, Refutation calldata refutation) external;
         function timeout(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment) external;
