@@ -66,8 +66,8 @@ contract DisputeGame is Credits {
         if (
             oracle_.disputeGame() != address(this) || address(verifier_).code.length == 0 || stake > type(uint96).max
                 || stake < 2 * (uint256(terms_.reward) + terms_.gasAllowance) || terms_.bond == 0
-                || terms_.bond < 2 * uint256(terms_.gasAllowance) || terms_.clock == 0 || terms_.clock > LONGEST || terms_.increment > LONGEST
-                || terms_.extension == 0 || terms_.extension > LONGEST
+                || terms_.bond < 2 * uint256(terms_.gasAllowance) || terms_.clock == 0 || terms_.clock > LONGEST
+                || terms_.increment > LONGEST || terms_.extension == 0 || terms_.extension > LONGEST
         ) revert InvalidTerms();
         oracle = oracle_;
         verifier = verifier_;
@@ -159,9 +159,9 @@ contract DisputeGame is Credits {
             model.idOf() != request.modelId || c.nodes == 0 || keccak256(tokens) != c.tokensHash
                 || !verifier.hasNodes(model, c.nodes, programRoot)
         ) revert InvalidClaim();
-        Dispute memory root;
-        root.enter(c.root, c.nodes);
-        root.checkRevealed(hashes);
+        Dispute memory top;
+        top.enter(c.root, c.nodes);
+        top.checkRevealed(hashes);
 
         // forge-lint: disable-next-line(unsafe-typecast) unix seconds
         r.claimedAt = uint40(block.timestamp);
@@ -169,9 +169,7 @@ contract DisputeGame is Credits {
         r.claimHash = c.bind(requestHash);
         r.root = c.root;
         bytes32 traceRoot = keccak256(
-            abi.encodePacked(
-                Merkle.TRACE, uint256(c.sequence), uint256(c.prompt), uint256(c.inputBytes), uint256(c.outputBytes), c.root
-            )
+            abi.encodePacked(Merkle.TRACE, uint256(c.sequence), uint256(c.prompt), uint256(c.inputBytes), uint256(c.outputBytes), c.root)
         );
         emit Claimed(result, traceRoot, c, tokens, hashes);
         r.claimGas = _plusGas(0, gasBefore, 0);
@@ -255,12 +253,12 @@ contract DisputeGame is Credits {
         IModelRegistry.ModelDescriptor calldata model,
         IStepVerifier.Claim calldata claim_,
         uint32 element,
-        IStepVerifier.NodeOpening calldata opening
+        bytes calldata proof
     ) external notReentered {
         uint256 gasBefore = gasleft();
         (Dispute memory d, Result storage r) = _challengerMoves(dispute, Turn.SelectElement);
         d.element = element;
-        d.parts = verifier.partialsOf(_run(d.result, r, request, model, claim_), _element(d, element), opening);
+        d.parts = verifier.partialsOf(_run(d.result, r, request, model, claim_), _element(d, element), proof);
         // INVARIANT: no operator is asked for partials that there are not.
         if (d.parts == 0) revert NoPartials();
         d.turn = Turn.RevealPartials;
@@ -490,7 +488,7 @@ contract DisputeGame is Credits {
         if (fault == Fault.Claim) return verifier.isClaimWrong(run, data, refutation.proof);
         if (fault == Fault.Output) {
             _requireHash(outputHash, keccak256(data));
-            return verifier.isOutputWrong(run, data, abi.decode(refutation.proof, (bytes32[])));
+            return verifier.isOutputWrong(run, data, refutation.proof);
         }
         if (fault == Fault.Element) {
             if (d.turn != Turn.SelectElement) revert WrongTurn(d.turn);

@@ -81,7 +81,7 @@ interface IDisputeGame {
     /// @notice What is proven wrong.
     enum Fault {
         Claim, // `data`: the input
-        Output, // `data`: the output. `proof`: abi.encode(bytes32[] path)
+        Output, // `data`: the output
         Element, // `data`: the leaf. `index`: the element
         Partial, // `data`: the partials. `index`: which
         Sum // `data`: abi.encode(bytes leaf, bytes partials)
@@ -206,7 +206,7 @@ interface IDisputeGame {
         IModelRegistry.ModelDescriptor calldata model,
         IStepVerifier.Claim calldata claim_,
         uint32 element,
-        IStepVerifier.NodeOpening calldata opening
+        bytes calldata proof
     ) external;
 
     /// @notice The operator shows the partials of that element, four bytes little-endian each.
