@@ -301,6 +301,7 @@ sol! {
         uint96 challengerGas;
         bool inTensor;
         uint32 node;
+        uint64 count;
         uint64 index;
         uint8 height;
         bytes32 hash;
@@ -350,17 +351,22 @@ sol! {
         error TimeLeft(uint256 until);
         error TimeOver(uint256 since);
         error NotFallen(bytes32 result);
+        error NotRejected(bytes32 result);
+        error WrongHeight(uint256 height);
+        error NoPartials();
+        error Reentered();
+        error NotOperatorRegistry(address caller);
         error InvalidTerms();
         error InsufficientCredit(uint256 available, uint256 required);
         error TransferFailed(address to, uint256 amount);
 
         function challenge(PackedRequest calldata request, Fulfillment calldata fulfillment) external payable returns (uint64);
         function claim(PackedRequest calldata request, Fulfillment calldata fulfillment, ModelDescriptor calldata model, Claim calldata claim_, bytes32 programRoot, bytes calldata tokens, bytes32[] calldata hashes) external;
-        function select(Dispute calldata dispute, Claim calldata claim_, uint32 position, bytes32 hash, bytes32[] calldata path) external;
+        function select(Dispute calldata dispute, uint32 position, bytes32 hash, bytes32[] calldata path) external;
         function selectNode(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 position, bytes32 hash, bytes32[] calldata path, NodeOpening calldata opening) external;
         function reveal(Dispute calldata dispute, bytes32[] calldata hashes) external;
         function revealLeaf(Dispute calldata dispute, bytes calldata leaf) external;
-        function selectElement(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 element, NodeOpening calldata opening) external;
+        function selectElement(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 element, bytes calldata proof) external;
         function revealPartials(Dispute calldata dispute, bytes calldata partials) external;
         function prove(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment, ModelDescriptor calldata model, Claim calldata claim_, Refutation calldata refutation) external;
         function timeout(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment) external;
@@ -368,7 +374,8 @@ sol! {
         function close(Dispute calldata dispute) external;
         function withdrawCredit(address to, uint256 amount) external;
         function stateOf(uint64 id) external view returns (bytes32);
-        function resultOf(bytes32 result) external view returns (uint32 open, uint64 claimBy, bytes32 claimHash, uint64 claimedAt, bool fallen);
+        function resultOf(bytes32 result) external view returns (uint32 open, uint64 claimBy, bytes32 claimHash, uint64 claimedAt, bool fallen, bool rejected);
+        function currentOf(Dispute calldata dispute) external view returns (Dispute memory);
         function resultHash(PackedRequest calldata request, Fulfillment calldata fulfillment) external pure returns (bytes32);
         function levelsOf(uint256 height) external pure returns (uint256);
         function deadlineOf(Dispute calldata dispute) external view returns (uint256);

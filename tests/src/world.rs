@@ -109,7 +109,7 @@ impl World {
             .erased();
         provider.anvil_set_balance(owner.address(), ether(100_000)).await?;
         let settings = DeploySettings {
-            dispute_game: Address::ZERO,
+            disputes: None,
             challenge_window: WINDOW,
             exclusive_period: EXCLUSIVE,
             min_timeout: 300,

@@ -51,6 +51,8 @@ enum Outcome {
 /// is agreed, so the challenger can open it against the operator's own root.
 /// @dev The game keeps one word a dispute, the hash of its `Dispute`; whoever moves brings the struct as the last event gave it. So a move names, by its
 /// preimage, the chain's whole view of the dispute: replayed, reordered or made after a reorganisation it finds another word and reverts with `Stale`.
+/// The claim is made once for all disputes over a result, so it changes no dispute's word: one whose word says `Claim` is read, once the claim is there, as
+/// `currentOf` gives it, and its next move still brings what the event gave. Rules: docs/protocol.md, P26 and following.
 interface IDisputeGame {
     /// @notice A dispute as it stands. The game stores its hash.
     struct Dispute {
@@ -67,6 +69,7 @@ interface IDisputeGame {
         uint96 challengerGas;
         bool inTensor; // whether the descent has left the tree of nodes
         uint32 node; // which node, once that is so
+        uint64 count; // leaves of the tree that the descent is in
         uint64 index; // number of the selected subtree at its level
         uint8 height; // levels below it; 0: a leaf
         bytes32 hash; // of that subtree; from `Prove` on, keccak256 of the partials
@@ -78,7 +81,7 @@ interface IDisputeGame {
     /// @notice What is proven wrong.
     enum Fault {
         Claim, // `data`: the input
-        Output, // `data`: the output. `proof`: abi.encode(bytes32[] path)
+        Output, // `data`: the output
         Element, // `data`: the leaf. `index`: the element
         Partial, // `data`: the partials. `index`: which
         Sum // `data`: abi.encode(bytes leaf, bytes partials)
@@ -119,7 +122,7 @@ interface IDisputeGame {
     /// `revealLeaf` the leaf, for `selectElement` nothing, for `revealPartials` the partials.
     event Moved(DisputeId indexed id, address indexed by, Dispute dispute, bytes data);
 
-    /// @notice A dispute ended. `paid` wei are the credit of `winner` (zero: nobody).
+    /// @notice A dispute ended. `paid` wei are the credit of `winner`: at once, or, where the outcome is `Rejected`, by `reject`.
     event Resolved(DisputeId indexed id, bytes32 indexed result, Outcome outcome, address winner, uint256 paid);
 
     /// @notice A result fell: the oracle slashed `slashed` wei and opened the request again.
@@ -145,6 +148,11 @@ interface IDisputeGame {
     error TimeLeft(uint256 until);
     error TimeOver(uint256 since);
     error NotFallen(bytes32 result);
+    error NotRejected(bytes32 result);
+    error WrongHeight(uint256 height);
+    error NoPartials();
+    error Reentered();
+    error NotOperatorRegistry(address caller);
     error InvalidTerms();
     error InsufficientCredit(uint256 available, uint256 required);
     error TransferFailed(address to, uint256 amount);
@@ -156,7 +164,8 @@ interface IDisputeGame {
 
     /// @notice The operator's word about its run. Once a result. By the operator or a signer of it, as all its moves.
     /// @param programRoot Root of the tree over the node descriptors, which shows how many there are.
-    /// @param hashes The hashes `levelsOf(height)` levels below the root of the tree of nodes, from left to right, absent ones zero.
+    /// @param hashes The hashes `levelsOf(height)` levels below the root of the tree of nodes, from left to right; as many as there are, none for what is
+    /// beyond the last node.
     function claim(
         PackedRequest calldata request,
         Fulfillment calldata fulfillment,
@@ -169,9 +178,8 @@ interface IDisputeGame {
 
     /// @notice The challenger points at one of the revealed hashes.
     /// @param position Which, from the left.
-    /// @param path From that hash up to the subtree that was revealed.
-    function select(Dispute calldata dispute, IStepVerifier.Claim calldata claim_, uint32 position, bytes32 hash, bytes32[] calldata path)
-        external;
+    /// @param path From that hash up to the subtree that was revealed, zero where there is no sibling.
+    function select(Dispute calldata dispute, uint32 position, bytes32 hash, bytes32[] calldata path) external;
 
     /// @notice The same where what it points at is a node: its descriptor says how its tensor is cut into leaves.
     function selectNode(
@@ -185,7 +193,7 @@ interface IDisputeGame {
         IStepVerifier.NodeOpening calldata opening
     ) external;
 
-    /// @notice The operator shows the hashes `levelsOf(height)` levels below the selected subtree.
+    /// @notice The operator shows the hashes `levelsOf(height)` levels below the selected subtree, as many as there are.
     function reveal(Dispute calldata dispute, bytes32[] calldata hashes) external;
 
     /// @notice The operator shows the elements of the selected leaf.
@@ -198,7 +206,7 @@ interface IDisputeGame {
         IModelRegistry.ModelDescriptor calldata model,
         IStepVerifier.Claim calldata claim_,
         uint32 element,
-        IStepVerifier.NodeOpening calldata opening
+        bytes calldata proof
     ) external;
 
     /// @notice The operator shows the partials of that element, four bytes little-endian each.
@@ -231,8 +239,15 @@ interface IDisputeGame {
     /// @notice What the game keeps of a dispute: the hash of its struct; zero once it has ended.
     function stateOf(DisputeId id) external view returns (bytes32);
 
-    /// @notice What the game knows of a result.
-    function resultOf(bytes32 result) external view returns (uint32 open, uint64 claimBy, bytes32 claimHash, uint64 claimedAt, bool fallen);
+    /// @notice What the game knows of a result: disputes that have not ended; the last second for the claim; `keccak256(abi.encode(requestHash, claim))`,
+    /// zero before the claim, and when that was made; whether it was decided against; whether that has been carried out.
+    function resultOf(bytes32 result)
+        external
+        view
+        returns (uint32 open, uint64 claimBy, bytes32 claimHash, uint64 claimedAt, bool fallen, bool rejected);
+
+    /// @notice A dispute as it is to be read now: itself, unless it waits for a claim that has been made. Reverts with `Stale` if it is not what is kept.
+    function currentOf(Dispute calldata dispute) external view returns (Dispute memory);
 
     /// @notice `keccak256(abi.encode(requestHash, fulfillment))`.
     function resultHash(PackedRequest calldata request, Fulfillment calldata fulfillment) external pure returns (bytes32);
@@ -240,7 +255,7 @@ interface IDisputeGame {
     /// @notice Levels that one reveal covers in a tree of which `height` levels are left: as few reveals as 64 hashes allow, of about the same size.
     function levelsOf(uint256 height) external pure returns (uint256);
 
-    /// @notice The last second in which whoever's turn it is can move.
+    /// @notice The last second in which whoever's turn it is can move. Reverts with `Stale` if `dispute` is not what is kept.
     function deadlineOf(Dispute calldata dispute) external view returns (uint256);
 
     function terms() external view returns (Terms memory);

@@ -68,7 +68,7 @@ impl World {
         narrator.tell(&Event::Chain { kind, chain_id, url: format!("http://127.0.0.1:{}", anvil.port()) })?;
 
         let settings = DeploySettings {
-            dispute_game: Address::ZERO,
+            disputes: None,
             challenge_window: WINDOW,
             exclusive_period: 30,
             min_timeout: 60,
