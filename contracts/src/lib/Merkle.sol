@@ -28,32 +28,80 @@ library Merkle {
     }
 
     /// @notice A root and its number of leaves.
-    function counted(uint256 leaves, bytes32 root_) internal pure returns (bytes32) {
-        return keccak256(abi.encodePacked(COUNTED, leaves, root_));
+    function counted(uint256 leaves, bytes32 root_) internal pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore8(0x00, COUNTED)
+            mstore(0x01, leaves)
+            mstore(0x21, root_)
+            hash := keccak256(0x00, 0x41)
+            mstore(0x40, free)
+        }
     }
 
     /// @notice Something of which the tree has one.
-    function leaf(uint8 domain, bytes calldata data) internal pure returns (bytes32) {
-        return keccak256(bytes.concat(bytes1(domain), data));
+    function leaf(uint8 domain, bytes calldata data) internal pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            let free := mload(0x40)
+            mstore8(free, domain)
+            calldatacopy(add(free, 1), data.offset, data.length)
+            hash := keccak256(free, add(data.length, 1))
+        }
     }
 
     /// @notice Levels above the leaves: `ceil(log2 leaves)`; 0 for one leaf and for none.
     function height(uint256 leaves) internal pure returns (uint256 levels) {
-        unchecked {
-            for (uint256 width = 1; width < leaves; width <<= 1) {
-                ++levels;
-            }
+        assembly ("memory-safe") {
+            levels := mul(sub(256, clz(sub(leaves, 1))), gt(leaves, 1))
         }
     }
 
     /// @notice The root above the node number `index` of a level, by its siblings from below.
-    function fold(bytes32 hash, uint256 index, bytes32[] calldata path) internal pure returns (bytes32) {
-        unchecked {
-            for (uint256 i; i < path.length; ++i) {
-                hash = index & 1 == 0 ? pair(hash, path[i]) : pair(path[i], hash);
-                index >>= 1;
+    function fold(bytes32 hash, uint256 index, bytes32[] calldata path) internal pure returns (bytes32 root) {
+        assembly ("memory-safe") {
+            root := hash
+            let free := mload(0x40)
+            mstore8(0x00, INNER)
+            let end := add(path.offset, shl(5, path.length))
+            for { let at := path.offset } lt(at, end) { at := add(at, 0x20) } {
+                // The node goes to the side that its index says, the sibling to the other.
+                let side := shl(5, and(index, 1))
+                mstore(add(0x01, side), root)
+                mstore(sub(0x21, side), calldataload(at))
+                root := keccak256(0x00, 0x41)
+                index := shr(1, index)
             }
-            return hash;
+            mstore(0x40, free)
+        }
+    }
+
+    /// @notice The root above consecutive leaves, from number `first` on, `levels` below it. Their array is overwritten.
+    /// @param path Per level: the sibling to the left of the leftmost, if that is a right child, then the sibling to the right of the rightmost, if that is a
+    /// left child. Reverts if there are fewer.
+    /// @return root The root.
+    /// @return used How many siblings that took.
+    function foldRange(bytes32[] memory leaves, uint256 first, uint256 levels, bytes32[] calldata path)
+        internal
+        pure
+        returns (bytes32 root, uint256 used)
+    {
+        unchecked {
+            uint256 count = leaves.length;
+            for (; levels != 0; --levels) {
+                uint256 from; // of the children: the next that has no parent yet
+                uint256 parents;
+                if (first & 1 == 1) {
+                    leaves[0] = pair(path[used++], leaves[0]);
+                    (from, parents) = (1, 1);
+                }
+                for (; from + 1 < count; from += 2) {
+                    leaves[parents++] = pair(leaves[from], leaves[from + 1]);
+                }
+                if (from < count) leaves[parents++] = pair(leaves[from], path[used++]);
+                count = parents;
+                first >>= 1;
+            }
+            root = leaves[0];
         }
     }
 
