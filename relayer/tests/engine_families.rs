@@ -163,7 +163,7 @@ fn text_is_made_of_vocabulary_entries() {
 fn options_are_part_of_the_model() {
     let made = decoder("llama", 9, Dtype::F16, true);
     let limits = |context, max_tokens| {
-        let options = Options { context, max_tokens };
+        let options = Options { context, max_tokens, ..Options::default() };
         import::files(&made.files(), &options).map(|imported| imported.model.limits).map_err(|e| e.to_string())
     };
     let default = import(&made).model.limits;

@@ -5,7 +5,7 @@ mod engine_common;
 
 use candor_relayer::engine::kernels::Isa;
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
-use candor_sdk::arithmetic::quantised::Quantised;
+use candor_sdk::arithmetic::quantised::{Group, Quantised};
 use candor_sdk::program::{
     Attention, BinaryFunction, ConcatAxis, DType, EncodeKind, InputKind, Limits, Model, Op, ProgramBuilder,
     UnaryFunction, Value, WeightTensor, WeightType,
@@ -257,8 +257,8 @@ fn quantised_layers_with_every_kind_of_scale() {
         // Rows that end within a block.
         let short = k - 5;
         let q8_128 = (0..n).flat_map(|_| {
-            let row = Quantised::weights(&r.vector(short as usize, Random::ordinary)).expect("finite");
-            row.to_q8_128().expect("groups of 128")
+            let row = Quantised::weights(&r.vector(short as usize, Random::ordinary), Group::G128).expect("finite");
+            row.to_bytes()
         });
         let q8_128 = WeightTensor::new("q8_128", (n, short), WeightType::Q8_128, Arc::new(q8_128.collect::<Vec<u8>>()));
         let (a, c) = (b.weight(q8_0), b.weight(q8_128.expect("a tensor")));

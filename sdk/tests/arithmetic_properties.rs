@@ -130,12 +130,15 @@ proptest! {
 
     #[test]
     fn stored_weights_round_trip(w in vec(ordinary(), 0..400)) {
-        let q = Quantised::weights(&w).expect("ordinary numbers are finite");
-        let bytes = q.to_q8_128().expect("weights have groups of 128");
+        let q = Quantised::weights(&w, Group::G128).expect("ordinary numbers are finite");
+        let bytes = q.to_bytes();
         prop_assert_eq!(Quantised::from_q8_128(&bytes, w.len()), Ok(q));
         let mut longer = bytes;
         longer.push(0);
         prop_assert!(Quantised::from_q8_128(&longer, w.len()).is_err());
+        let whole = &w[..w.len() / 32 * 32];
+        let q = Quantised::weights(whole, Group::G32).expect("ordinary numbers have scales below 65504");
+        prop_assert_eq!(Quantised::from_q8_0(&q.to_bytes(), whole.len()), Ok(q));
     }
 
     /// The definition, with the lanes as sums of their own.

@@ -3,7 +3,7 @@ use super::{Context, Outcome, context::known_models};
 use crate::{
     config::{Config, Needs, Wei},
     demo::narrator::grouped,
-    engine::import::{Options, report},
+    engine::import::{Options, Precision, report},
     models::CatalogModel,
 };
 use candor_sdk::{client::ClientError, ids::ModelId};
@@ -26,6 +26,9 @@ pub(super) enum ModelCommand {
     Import {
         /// A folder (our own, or as on Hugging Face) or a GGUF file
         path: PathBuf,
+        /// Convert the weights of linear layers: f16, q8_0 or q8_128. The report says what each would cost
+        #[arg(long)]
+        dtype: Option<Precision>,
     },
     /// The same for files that claim to be a certain model
     Verify {
@@ -34,6 +37,9 @@ pub(super) enum ModelCommand {
         /// The model's id
         #[arg(long)]
         id: ModelId,
+        /// The type that the weights of its linear layers were converted to: f16, q8_0 or q8_128
+        #[arg(long)]
+        dtype: Option<Precision>,
     },
     /// Tell the chain that a model exists. Harmless when it knows already
     Register {
@@ -50,8 +56,8 @@ pub(super) async fn model(context: &Context, command: &ModelCommand) -> anyhow::
     match command {
         ModelCommand::List => list(context).await?,
         ModelCommand::Show { model } => show(context, model).await?,
-        ModelCommand::Import { path } => import(context, path, None)?,
-        ModelCommand::Verify { path, id } => import(context, path, Some(*id))?,
+        ModelCommand::Import { path, dtype } => import(context, path, *dtype, None)?,
+        ModelCommand::Verify { path, id, dtype } => import(context, path, *dtype, Some(*id))?,
         ModelCommand::Register { model, uri } => register(context, model, uri).await?,
     }
     Ok(Outcome::Done)
@@ -172,14 +178,14 @@ async fn show(context: &Context, named: &str) -> anyhow::Result<()> {
 }
 
 /// Imports a model from files and checks it; `claimed` is the id that the files are said to have.
-fn import(context: &Context, path: &Path, claimed: Option<ModelId>) -> anyhow::Result<()> {
+fn import(context: &Context, path: &Path, dtype: Option<Precision>, claimed: Option<ModelId>) -> anyhow::Result<()> {
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg:<12} {wide_bar} {percent}%")?);
     let mut progress = |at: report::Progress| {
         bar.set_message(at.stage.to_string());
         bar.set_length(at.total);
         bar.set_position(at.done);
     };
-    let options = Options::default();
+    let options = Options { dtype, ..Options::default() };
     let report = match claimed {
         None => report::import(path, &options, &mut progress).map(|(_, report)| report),
         Some(id) => report::verify(path, id, &options, &mut progress),

@@ -25,7 +25,7 @@ pub use candor_sdk::program::{Request as InferRequest, Tensor as TraceTensor};
 pub use error::{InferError, LoadError};
 
 use candor_sdk::program::{
-    DType, FailedCheck, Model, ModelError, Op, RequestError, Symbols, TensorData, TraceBuilder, TraceTree,
+    DType, FailedCheck, Model, ModelError, Op, Params, RequestError, Symbols, TensorData, TraceBuilder, TraceTree,
 };
 use generate::Generator;
 use kernels::Isa;
@@ -355,6 +355,27 @@ impl LoadedModel {
             };
             self.run(&context).execute(&self.fused, Vec::new(), watch).map_err(|error| self.failure(&error))?;
         }
+        Ok(values)
+    }
+
+    /// What `node` holds when the model has read `tokens`, all but the first as if they were generated: a row for each of
+    /// those, which is what was predicted for it.
+    pub(crate) fn predictions(&self, tokens: &[u32], node: u32) -> Result<Vec<f32>, InferError> {
+        let Some((first, generated)) = tokens.split_first() else { return Ok(Vec::new()) };
+        let params = Params { max_tokens: u32::try_from(generated.len()).unwrap_or(u32::MAX), ..Params::default() };
+        let request = InferRequest { input: first.to_be_bytes().to_vec(), params, ..InferRequest::default() };
+        let symbols = self.model.check_request(&request)?;
+        let (shapes, tokens) = self.sequence(&request, symbols, generated)?;
+        let context = Context { shapes, requests: &[&request], sequences: &[tokens] };
+        let mut values = Vec::new();
+        let watch = |yields: usize, tensor: &candle_core::Tensor| {
+            if yields == node as usize {
+                values = tensor.flatten_all()?.to_vec1::<f32>()?;
+            }
+            Ok(())
+        };
+        let plan = Plan::leading_to(&self.model.program, &[node as usize]);
+        self.run(&context).execute(&plan, Vec::new(), watch).map_err(|error| self.failure(&error))?;
         Ok(values)
     }
 

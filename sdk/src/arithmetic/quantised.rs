@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{
     contraction::{BLOCK, accumulate},
-    scalar::{abs, div, f16_to_f32, fma, from_i32, maximum, mul, round_to_i32},
+    scalar::{abs, div, f16_from_f32, f16_to_f32, fma, from_i32, maximum, mul, round_to_i32},
 };
 
 /// Why stored weights are not what they claim to be.
@@ -32,6 +32,9 @@ pub enum QuantisedError {
     /// A weight to be quantised is infinite or NaN.
     #[error("weight {0} of the row is not finite")]
     NotFinite(usize),
+    /// The scale of a block is beyond the greatest f16.
+    #[error("the scale of block {0} of the row is too large for q8_0")]
+    Scale(usize),
 }
 
 /// How many elements share a scale.
@@ -78,12 +81,23 @@ impl Quantised {
         Self { group, values, scales }
     }
 
-    /// Q3: makes `q8_128` weights of a row of finite weights.
-    pub fn weights(row: &[f32]) -> Result<Self, QuantisedError> {
-        match row.iter().position(|w| !w.is_finite()) {
-            Some(index) => Err(QuantisedError::NotFinite(index)),
-            None => Ok(Self::quantise(row, Group::G128)),
+    /// Q3: makes weights of a row of finite weights; [`to_bytes`](Self::to_bytes) stores them. The scales of `q8_0` are
+    /// those that its stored form can hold.
+    pub fn weights(row: &[f32], group: Group) -> Result<Self, QuantisedError> {
+        if let Some(index) = row.iter().position(|w| !w.is_finite()) {
+            return Err(QuantisedError::NotFinite(index));
         }
+        let mut weights = Self::quantise(row, group);
+        if group == Group::G32 {
+            if !row.len().is_multiple_of(32) {
+                return Err(QuantisedError::Ragged(row.len()));
+            }
+            weights.scales.iter_mut().for_each(|scale| *scale = f16_to_f32(f16_from_f32(*scale)));
+            if let Some(index) = weights.scales.iter().position(|scale| scale.is_infinite()) {
+                return Err(QuantisedError::Scale(index));
+            }
+        }
+        Ok(weights)
     }
 
     /// Q4: reads a row of `q8_0` blocks: an f16 scale, little-endian, then 32 signed bytes.
@@ -121,14 +135,17 @@ impl Quantised {
         Ok(Self { group, values, scales })
     }
 
-    /// Q5: the bytes that [`from_q8_128`](Self::from_q8_128) reads, if the group is 128.
-    pub fn to_q8_128(&self) -> Option<Vec<u8>> {
-        (self.group == Group::G128).then(|| {
-            let blocks = self.values.chunks(Group::G128.len()).zip(&self.scales);
-            blocks
-                .flat_map(|(values, scale)| scale.to_le_bytes().into_iter().chain(values.iter().map(|&v| v as u8)))
-                .collect()
-        })
+    /// Q4, Q5: the stored form, which [`from_q8_0`](Self::from_q8_0) or [`from_q8_128`](Self::from_q8_128) reads.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.values.len() + 4 * self.scales.len());
+        for (values, scale) in self.values.chunks(self.group.len()).zip(&self.scales) {
+            match self.group {
+                Group::G32 => bytes.extend(f16_from_f32(*scale).to_le_bytes()),
+                Group::G128 => bytes.extend(scale.to_le_bytes()),
+            }
+            bytes.extend(values.iter().map(|&v| v as u8));
+        }
+        bytes
     }
 
     /// The length of the groups.
@@ -209,8 +226,8 @@ mod tests {
     #[test]
     fn stored_blocks() {
         let row: Vec<f32> = (0..300).map(|i| (i as f32 * 0.37).sin()).collect();
-        let w = Quantised::weights(&row).expect("finite");
-        let bytes = w.to_q8_128().expect("groups of 128");
+        let w = Quantised::weights(&row, Group::G128).expect("finite");
+        let bytes = w.to_bytes();
         assert_eq!(bytes.len(), 300 + 3 * 4);
         assert_eq!(Quantised::from_q8_128(&bytes, 300), Ok(w));
         assert!(matches!(Quantised::from_q8_128(&bytes, 299), Err(QuantisedError::Length { expected: 311, .. })));
@@ -220,6 +237,23 @@ mod tests {
         let w = Quantised::from_q8_0(&block, 32).expect("one block");
         assert_eq!((w.scales(), w.values()[0]), (&[0.5f32][..], -16));
         assert_eq!(Quantised::from_q8_0(&block, 33), Err(QuantisedError::Ragged(33)));
-        assert_eq!(Quantised::weights(&[0.0, f32::NAN]), Err(QuantisedError::NotFinite(1)));
+        assert_eq!(Quantised::weights(&[0.0, f32::NAN], Group::G128), Err(QuantisedError::NotFinite(1)));
+    }
+
+    #[test]
+    fn the_scales_of_q8_0_are_those_that_are_stored() {
+        let row: Vec<f32> = (0..64).map(|i| (i as f32 * 0.37).sin()).collect();
+        let w = Quantised::weights(&row, Group::G32).expect("finite");
+        let exact = Quantised::quantise(&row, Group::G32);
+        assert_eq!(w.values(), exact.values());
+        assert_ne!(w.scales(), exact.scales());
+        assert!(w.scales().iter().zip(exact.scales()).all(|(w, x)| (w - x).abs() <= x / 2048.0));
+        assert_eq!(w.to_bytes().len(), 2 * 34);
+        assert_eq!(Quantised::from_q8_0(&w.to_bytes(), 64), Ok(w));
+        assert_eq!(Quantised::weights(&row[..33], Group::G32), Err(QuantisedError::Ragged(33)));
+        // 127 times the greatest f16, and the first scale that rounds beyond it.
+        assert!(Quantised::weights(&[127.0 * 65504.0; 32], Group::G32).is_ok());
+        assert_eq!(Quantised::weights(&[127.0 * 65520.0; 32], Group::G32), Err(QuantisedError::Scale(0)));
+        assert!(Quantised::weights(&[127.0 * 65520.0; 32], Group::G128).is_ok());
     }
 }

@@ -140,6 +140,24 @@ pub fn f16_to_f32(h: u16) -> f32 {
     f32::from_bits(sign | magnitude)
 }
 
+/// The binary16 number nearest to `x`, ties to even; beyond the greatest one it is infinite. Only importers narrow: no
+/// operation of a model does.
+pub fn f16_from_f32(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let (sign, magnitude) = ((bits >> 16 & 0x8000) as u16, bits & 0x7fff_ffff);
+    if magnitude > 0x7f80_0000 {
+        return 0x7e00;
+    }
+    // Below 2^-14 the unit in the last place is 2^-24: adding 1/2, whose own is 2^-24, rounds to it.
+    if magnitude < 0x3880_0000 {
+        return sign | (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits()) as u16;
+    }
+    // 13 bits go. Half a unit less one, and one more if what stays is odd, carries as rounding to even does.
+    let odd = magnitude >> 13 & 1;
+    let rounded = (magnitude + 0xfff + odd - (112 << 23)) >> 13;
+    sign | rounded.min(0x7c00) as u16
+}
+
 /// A8: the value of a bfloat16 number, exactly: it is the upper half of an `f32`.
 #[inline(always)]
 pub fn bf16_to_f32(b: u16) -> f32 {
@@ -170,6 +188,24 @@ mod tests {
         ] {
             assert_eq!(x.to_bits(), NAN_BITS);
         }
+    }
+
+    #[test]
+    fn narrowing_is_to_nearest_even() {
+        // Every f16, its neighbours half way up and down, and what is next to those.
+        for h in 0..0x7c00u16 {
+            let (low, high) = (f16_to_f32(h), f16_to_f32(h + 1));
+            assert_eq!(f16_from_f32(low), h);
+            let middle = if h == 0x7bff { 65520.0 } else { low + (high - low) / 2.0 };
+            assert_eq!(f16_from_f32(middle), h + (h & 1), "{middle}");
+            assert_eq!(f16_from_f32(f32::from_bits(middle.to_bits() - 1)), h, "{middle}");
+            assert_eq!(f16_from_f32(f32::from_bits(middle.to_bits() + 1)), h + 1, "{middle}");
+            assert_eq!(f16_from_f32(-middle), 0x8000 | (h + (h & 1)));
+        }
+        let beyond = [f32::INFINITY, f32::MAX, 65536.0];
+        assert_eq!(beyond.map(f16_from_f32), [0x7c00; 3]);
+        assert_eq!(f16_from_f32(-0.0), 0x8000);
+        assert_eq!(f16_from_f32(f32::NAN), 0x7e00);
     }
 
     #[test]

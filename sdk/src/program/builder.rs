@@ -127,6 +127,34 @@ impl ProgramBuilder {
         Value { operand: Operand::Node(index), rows, cols, dtype }
     }
 
+    /// The bytes and magnitudes of `x` in blocks of `block`, if a layer before has made them.
+    pub(super) fn quantised(&self, x: Value, block: u32) -> Option<[Value; 2]> {
+        let after = match x.operand {
+            Operand::Node(node) => node as usize + 1,
+            _ => 0,
+        };
+        let quantise = Op::Quantise { block };
+        let (at, node) = self
+            .nodes
+            .iter()
+            .enumerate()
+            .skip(after)
+            .find(|(_, node)| node.op == quantise && node.inputs.first() == Some(&x.operand))?;
+        let amax = *node.inputs.get(1)?;
+        let Operand::Node(blocks) = amax else { return None };
+        let blocks = self.nodes.get(blocks as usize)?;
+        if blocks.op != (Op::BlockAbsMax { block }) || blocks.inputs != [x.operand] {
+            return None;
+        }
+        let bytes = Value {
+            operand: Operand::Node(u32::try_from(at).ok()?),
+            rows: node.rows,
+            cols: node.cols,
+            dtype: node.dtype,
+        };
+        Some([bytes, Value { operand: amax, rows: blocks.rows, cols: blocks.cols, dtype: blocks.dtype }])
+    }
+
     /// The request's input, row after row. For token ids see [`ProgramBuilder::tokens`].
     pub fn input(&mut self, kind: InputKind, rows: impl Into<Dim>, cols: impl Into<Dim>) -> Value {
         let dtype = match kind {

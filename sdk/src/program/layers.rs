@@ -105,9 +105,14 @@ impl ProgramBuilder {
                     return x;
                 };
                 let blocks = (cols.max(0) as u32).div_ceil(block);
-                let amax = self.node(Op::BlockAbsMax { block }, &[x], DType::F32, x.rows, blocks);
-                let q = self.node(Op::Quantise { block }, &[x, amax], DType::I8, x.rows, x.cols);
-                inputs = vec![q, amax];
+                inputs = self.quantised(x, block).map_or_else(
+                    || {
+                        let amax = self.node(Op::BlockAbsMax { block }, &[x], DType::F32, x.rows, blocks);
+                        let q = self.node(Op::Quantise { block }, &[x, amax], DType::I8, x.rows, x.cols);
+                        vec![q, amax]
+                    },
+                    |found| found.to_vec(),
+                );
                 Op::QuantLinear
             }
         };

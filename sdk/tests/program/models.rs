@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candor_sdk::{
-    arithmetic::quantised::Quantised,
+    arithmetic::quantised::{Group, Quantised},
     program::{
         Attention, BinaryFunction, ConcatAxis, Dim, EncodeKind, Image, InputKind, Limits, Model, Op, Params,
         ProgramBuilder, Request, UnaryFunction, Value, WeightTensor, WeightType, Window,
@@ -50,8 +50,8 @@ impl Numbers {
     pub(crate) fn tensor_q8_128(&mut self, name: &str, rows: u32, cols: u32) -> WeightTensor {
         let mut bytes = Vec::new();
         for _ in 0..rows {
-            let row = Quantised::weights(&self.floats(cols as usize)).expect("finite weights");
-            bytes.extend(row.to_q8_128().expect("groups of 128"));
+            let row = Quantised::weights(&self.floats(cols as usize), Group::G128).expect("finite weights");
+            bytes.extend(row.to_bytes());
         }
         WeightTensor::new(name, (rows, cols), WeightType::Q8_128, Arc::new(bytes)).expect("a valid shape")
     }

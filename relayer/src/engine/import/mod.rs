@@ -14,7 +14,9 @@
 pub mod bert;
 pub mod check;
 pub mod config;
+pub mod cost;
 pub mod decoder;
+pub mod quantise;
 pub mod report;
 
 mod fields;
@@ -23,10 +25,13 @@ mod gguf;
 mod reference;
 mod sequential;
 mod tensors;
+mod text;
 mod vocabulary;
 
 pub use check::{Check, CheckError};
+pub use cost::{Cost, CostError, cost};
 pub use files::Files;
+pub use quantise::{Precision, quantise};
 pub use reference::CandleModel;
 pub use report::{Progress, Report, Stage, import, verify};
 
@@ -84,11 +89,13 @@ pub struct Options {
     pub context: u32,
     /// Most tokens of an answer; at most half the context.
     pub max_tokens: u32,
+    /// The type that the weights of linear layers are converted to; without it they keep theirs.
+    pub dtype: Option<Precision>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { context: 2048, max_tokens: 512 }
+        Self { context: 2048, max_tokens: 512, dtype: None }
     }
 }
 
@@ -166,6 +173,15 @@ pub fn bytes(config: &str, weights: &[u8]) -> Result<Imported, ImportError> {
 /// # Errors
 /// If one is damaged or they do not make a model.
 pub fn files(files: &Files, options: &Options) -> Result<Imported, ImportError> {
+    let stored = as_stored(files, options)?;
+    match options.dtype {
+        Some(precision) => quantise(&stored, precision),
+        None => Ok(stored),
+    }
+}
+
+/// The model with its weights as the files have them.
+fn as_stored(files: &Files, options: &Options) -> Result<Imported, ImportError> {
     let (name, notes) = (files.name.clone(), Vec::new());
     if let Some(file) = &files.gguf {
         let contents = gguf::read(file)?;

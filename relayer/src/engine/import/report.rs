@@ -1,6 +1,8 @@
 //! Importing for people: progress while it runs, and a report of what came out.
 
-use super::{Check, CheckError, Files, ImportError, Imported, Options, files};
+use super::{
+    Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, quantise,
+};
 use candor_sdk::ids::ModelId;
 use candor_sdk::program::{Limits, Model, ModelDescriptor, Op, Operand, Symbols, WeightType};
 use std::collections::BTreeMap;
@@ -19,6 +21,8 @@ pub enum Stage {
     Hashing,
     /// Running beside candle.
     Checking,
+    /// Measuring what quantisation costs; progress is in windows of text.
+    Measuring,
 }
 
 impl fmt::Display for Stage {
@@ -28,6 +32,7 @@ impl fmt::Display for Stage {
             Self::Building => "building",
             Self::Hashing => "hashing",
             Self::Checking => "checking against candle",
+            Self::Measuring => "measuring what quantisation costs",
         })
     }
 }
@@ -52,6 +57,9 @@ pub enum ReportError {
     /// The model could not be compared with candle.
     #[error("comparing with candle: {0}")]
     Check(#[from] CheckError),
+    /// What quantisation costs could not be measured.
+    #[error("measuring what quantisation costs: {0}")]
+    Cost(#[from] CostError),
     /// The model computes something else than candle does with the same weights.
     #[error("this is not what candle computes from the same weights: {0}")]
     Disagrees(Check),
@@ -115,12 +123,15 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The comparison with candle, if it was made.
     pub check: Option<Check>,
+    /// What the conversion of its weights cost, if they were converted.
+    pub cost: Option<Cost>,
 }
 
 /// Probes that a check compares.
 const PROBES: u32 = 3;
 
-/// Imports a folder or a GGUF file, and compares it with candle.
+/// Imports a folder or a GGUF file, and compares it with candle. If its weights are converted, it is the stored model that
+/// is compared with candle, and the converted one with the stored one.
 ///
 /// # Errors
 /// If the files are not a model, or candle computes something else from them.
@@ -132,19 +143,28 @@ pub fn import(
     let mut report = |stage, done, total| progress(Progress { stage, done, total });
     let contents = Files::read(path, |done, total| report(Stage::Reading, done, total))?;
     report(Stage::Building, 0, 1);
-    let imported = files(&contents, options)?;
+    let stored = as_stored(&contents, options)?;
     drop(contents);
+    let imported = match options.dtype {
+        Some(precision) => quantise(&stored, precision)?,
+        None => stored.clone(),
+    };
     report(Stage::Building, 1, 1);
     report(Stage::Hashing, 0, 1);
     let mut result = Report::of(&imported);
     report(Stage::Hashing, 1, 1);
     report(Stage::Checking, 0, 1);
-    let check = imported.check(&imported.probes(PROBES))?;
+    let check = stored.check(&stored.probes(PROBES))?;
     report(Stage::Checking, 1, 1);
     if !check.agrees() {
         return Err(ReportError::Disagrees(check));
     }
     result.check = Some(check);
+    if options.dtype.is_some() {
+        let precisions = Precision::ALL.into_iter().filter(|&precision| quantise::changes(&stored, precision));
+        let precisions: Vec<Precision> = precisions.collect();
+        result.cost = Some(cost(&stored, &precisions, |done, total| report(Stage::Measuring, done, total))?);
+    }
     Ok((imported, result))
 }
 
@@ -188,6 +208,7 @@ impl Report {
             limits: model.limits,
             notes: imported.notes.clone(),
             check: None,
+            cost: None,
         }
     }
 }
@@ -289,8 +310,12 @@ impl fmt::Display for Report {
             writeln!(f, "  note     {note}")?;
         }
         match &self.check {
-            Some(check) => write!(f, "  check    {check}"),
-            None => write!(f, "  check    not made"),
+            Some(check) => write!(f, "  check    {check}")?,
+            None => write!(f, "  check    not made")?,
+        }
+        match &self.cost {
+            Some(cost) => write!(f, "\n  cost     {cost}"),
+            None => Ok(()),
         }
     }
 }
