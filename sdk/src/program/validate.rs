@@ -18,6 +18,8 @@ pub const MAX_NODE_ELEMENTS: u64 = 1 << 31;
 /// Partials an element may have: blocks of a contraction, chunks of a row. What an operator reveals for one element is
 /// bounded by it.
 pub const MAX_PARTIALS: usize = 1024;
+/// Bytes of a vocabulary entry, at most: a step opens one whole.
+pub const MAX_ENTRY_BYTES: usize = 4096;
 
 /// A node for given symbols.
 #[derive(Clone, Debug)]
@@ -132,6 +134,10 @@ impl Model {
         }
         if self.vocabulary.len() > MAX_DIM as usize {
             return Err(ModelError::Vocabulary(format!("{} entries", self.vocabulary.len())));
+        }
+        if let Some(id) = self.vocabulary.iter().position(|entry| entry.len() > MAX_ENTRY_BYTES) {
+            let length = self.vocabulary[id].len();
+            return Err(ModelError::Vocabulary(format!("entry {id} has {length} bytes; at most {MAX_ENTRY_BYTES}")));
         }
         Ok(())
     }

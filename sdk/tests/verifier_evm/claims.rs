@@ -24,6 +24,9 @@ fn all() -> Vec<Fixture> {
     models::all().into_iter().map(|(name, model, request)| Fixture::new(name, model, request)).collect()
 }
 
+/// Makes a claim or a model say something else.
+type Lie = fn(&mut Run);
+
 #[test]
 fn right_claims_are_right_and_each_lie_is_wrong() {
     let mut chain = Chain::new();
@@ -31,7 +34,7 @@ fn right_claims_are_right_and_each_lie_is_wrong() {
         let (run, input, proof) = (&fixture.run, &fixture.request.input, claim_proof(&fixture));
         let name = &fixture.name;
         assert_eq!(chain.claim(run, input, &proof), Verdict::Right, "{name}");
-        let lies: [(&str, fn(&mut Run)); 14] = [
+        let lies: [(&str, Lie); 14] = [
             ("sequence + 1", |run| run.claim.sequence += 1),
             ("sequence - 1", |run| run.claim.sequence -= 1),
             ("sequence below prompt", |run| run.claim.sequence = 0),

@@ -115,7 +115,7 @@ impl Source {
                 WeightType::F32 => bytes.extend(float(&mut n).to_le_bytes()),
                 WeightType::F16 => bytes.extend((0x3000 | n.next() as u16 & 0x8fff).to_le_bytes()),
                 WeightType::Bf16 => bytes.extend(((float(&mut n).to_bits() >> 16) as u16).to_le_bytes()),
-                WeightType::Q8_0 if bytes.len() % 34 == 0 => bytes.extend([0x34, 0x20]),
+                WeightType::Q8_0 if bytes.len().is_multiple_of(34) => bytes.extend([0x34, 0x20]),
                 WeightType::Q8_128 if bytes.is_empty() => bytes.extend(0.01f32.to_le_bytes()),
                 WeightType::Q8_0 | WeightType::Q8_128 | WeightType::U8 => bytes.push(n.next() as u8),
                 // Ids, and ends of tokens of one byte.
@@ -425,7 +425,7 @@ fn cases() -> Vec<(&'static str, Case)> {
         Ask::Element,
     );
     (input.index, input.node.rows) = (0, Dim::S);
-    input.data.data = vec![0, 0, 1, 7].repeat(PROMPT as usize).into();
+    input.data.data = [0, 0, 1, 7].repeat(PROMPT as usize).into();
     let take = case(
         Op::Take,
         vec![

@@ -210,7 +210,7 @@ fn damaged_descriptors_are_wrong_or_mean_what_the_reference_says() {
                 if again.cols() == 0 {
                     continue;
                 }
-                let tensors = [tensors, &[again.clone()]].concat();
+                let tensors = [tensors, std::slice::from_ref(&again)].concat();
                 let trace = Trace {
                     symbols,
                     output: vec![],

@@ -9,7 +9,7 @@ use alloy_primitives::hex;
 use alloy_sol_types::SolCall;
 use candor_sdk::{
     bindings::{Element, IStepVerifier},
-    program::{LEAF, Op},
+    program::Op,
 };
 use serde_json::json;
 
@@ -99,7 +99,7 @@ fn questions_and_answers() {
             }
         }
     }
-    assert!(shortest.len() >= 29 && LEAF == 128, "{} questions", shortest.len());
+    assert!(shortest.len() >= 29, "{} questions", shortest.len());
     let record = |operation: &str, kind: &str, calldata: &[u8], wrong: u32, claimed: usize| {
         let calldata = hex::encode_prefixed(calldata);
         json!({ "operation": operation, "kind": kind, "calldata": calldata, "wrong": wrong, "claimed": claimed })
