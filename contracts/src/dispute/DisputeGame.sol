@@ -198,7 +198,8 @@ contract DisputeGame is Credits {
     function revealPartials(Dispute calldata dispute, bytes calldata partials) external notReentered {
         uint256 gasBefore = gasleft();
         Dispute memory d = _operatorMoves(dispute, Turn.RevealPartials);
-        if (partials.length != 4 * uint256(d.parts)) revert WrongCount(partials.length / 4, d.parts);
+        uint256 size = 4 * uint256(d.parts);
+        if (partials.length != size) revert WrongCount(partials.length, size);
         d.hash = keccak256(partials);
         d.turn = Turn.Prove;
         _operatorMoved(d, gasBefore, partials);
