@@ -33,13 +33,19 @@ pub fn packed_len(n: usize, k: usize) -> usize {
 /// never stored.
 pub fn pack<W: Copy + Default + Send + Sync>(rows: &[W], n: usize, k: usize) -> Vec<W> {
     assert_eq!(rows.len(), n * k, "a matrix of {n} x {k}");
+    pack_rows(n, k, |row| rows[row * k..][..k].iter().copied())
+}
+
+/// The same of rows that are made as they are needed: the `k` elements of row `i < n`.
+pub fn pack_rows<W: Copy + Default + Send, R: Iterator<Item = W>>(
+    n: usize,
+    k: usize,
+    row: impl Fn(usize) -> R + Sync,
+) -> Vec<W> {
     let mut packed = vec![W::default(); packed_len(n, k)];
-    if k == 0 {
-        return packed;
-    }
-    packed.par_chunks_mut(PANEL * k).zip(rows.par_chunks(PANEL * k)).for_each(|(panel, rows)| {
-        for (column, row) in rows.chunks(k).enumerate() {
-            for (group, &w) in panel.chunks_mut(PANEL).zip(row) {
+    packed.par_chunks_mut((PANEL * k).max(1)).enumerate().for_each(|(panel, to)| {
+        for column in 0..PANEL.min(n - panel * PANEL) {
+            for (group, w) in to.chunks_exact_mut(PANEL).zip(row(panel * PANEL + column)) {
                 group[column] = w;
             }
         }
