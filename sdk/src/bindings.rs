@@ -242,4 +242,147 @@ sol! {
         function minStake() external view returns (uint256);
         function withdrawalDelay() external view returns (uint256);
     }
+
+    #[derive(Debug, Copy, Default, PartialEq, Eq, Hash)]
+    struct Claim {
+        uint32 sequence;
+        uint32 prompt;
+        uint32 inputBytes;
+        uint32 outputBytes;
+        uint32 nodes;
+        bytes32 root;
+        bytes32 tokensHash;
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Run { ModelDescriptor model; bytes32 inputHash; bytes32 seed; Params params; Claim claim; }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct NodeOpening { bytes descriptor; bytes32[] path; }
+
+    #[derive(Debug, Copy, PartialEq, Eq, Hash)]
+    struct Element { uint32 node; uint64 leaf; uint32 index; }
+
+    #[derive(Debug, PartialEq, Eq)]
+    interface IStepVerifier {
+        error InvalidOpening(bytes32 what);
+
+        function hasNodes(ModelDescriptor calldata model, uint32 nodes, bytes32 programRoot) external view returns (bool);
+        function leavesOf(Run calldata run, uint32 node, NodeOpening calldata opening) external view returns (bool defined, uint64 leaves);
+        function partialsOf(Run calldata run, Element calldata element, bytes calldata proof) external view returns (uint32);
+        function isClaimWrong(Run calldata run, bytes calldata input, bytes calldata proof) external view returns (bool);
+        function isOutputWrong(Run calldata run, bytes calldata output, bytes calldata proof) external view returns (bool);
+        function isElementWrong(Run calldata run, Element calldata element, bytes calldata leaf, bytes calldata proof) external view returns (bool);
+        function isPartialWrong(Run calldata run, Element calldata element, bytes calldata partials, uint32 part, bytes calldata proof) external view returns (bool);
+        function isSumWrong(Run calldata run, Element calldata element, bytes calldata leaf, bytes calldata partials, bytes calldata proof) external view returns (bool);
+    }
+
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    enum Turn { None, Claim, Select, Reveal, RevealLeaf, SelectElement, RevealPartials, Prove }
+
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    enum Outcome { None, Upheld, Rejected, Moot }
+
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    enum Fault { Claim, Output, Element, Partial, Sum }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Dispute {
+        uint64 id;
+        bytes32 result;
+        address operator;
+        address challenger;
+        Turn turn;
+        uint32 moves;
+        uint64 since;
+        uint32 operatorTime;
+        uint32 challengerTime;
+        uint96 operatorGas;
+        uint96 challengerGas;
+        bool inTensor;
+        uint32 node;
+        uint64 count;
+        uint64 index;
+        uint8 height;
+        bytes32 hash;
+        uint32 element;
+        uint32 parts;
+        bytes32 leaf;
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Refutation { Fault fault; uint32 index; bytes data; bytes proof; }
+
+    #[derive(Debug, Copy, PartialEq, Eq)]
+    struct Terms {
+        uint96 bond;
+        uint96 reward;
+        uint96 gasAllowance;
+        uint64 maxGasPrice;
+        uint32 clock;
+        uint32 increment;
+        uint32 extension;
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    interface IDisputeGame {
+        event Challenged(uint64 indexed id, bytes32 indexed result, address indexed challenger, Dispute dispute, PackedRequest request, Fulfillment fulfillment);
+        event Claimed(bytes32 indexed result, bytes32 traceRoot, Claim claim, bytes tokens, bytes32[] hashes);
+        event Moved(uint64 indexed id, address indexed by, Dispute dispute, bytes data);
+        event Resolved(uint64 indexed id, bytes32 indexed result, Outcome outcome, address winner, uint256 paid);
+        event Rejected(bytes32 indexed result, uint256 slashed);
+        event Burned(uint256 amount);
+        event CreditWithdrawn(address indexed account, address indexed to, uint256 amount);
+
+        error Stale(uint64 id);
+        error UnknownResult(bytes32 result);
+        error ResultMismatch(bytes32 result);
+        error WrongTurn(Turn actual);
+        error NotYours(address caller);
+        error WrongBond(uint256 sent, uint256 bond);
+        error WindowClosed(uint256 since);
+        error AlreadyClaimed(bytes32 result);
+        error ResultFell(bytes32 result);
+        error InvalidClaim();
+        error HashMismatch(bytes32 expected, bytes32 actual);
+        error WrongCount(uint256 actual, uint256 expected);
+        error OutOfRange(uint256 index, uint256 count);
+        error NotWrong();
+        error TimeLeft(uint256 until);
+        error TimeOver(uint256 since);
+        error NotFallen(bytes32 result);
+        error NotRejected(bytes32 result);
+        error WrongHeight(uint256 height);
+        error NoPartials();
+        error Reentered();
+        error NotOperatorRegistry(address caller);
+        error InvalidTerms();
+        error InsufficientCredit(uint256 available, uint256 required);
+        error TransferFailed(address to, uint256 amount);
+
+        function challenge(PackedRequest calldata request, Fulfillment calldata fulfillment) external payable returns (uint64);
+        function claim(PackedRequest calldata request, Fulfillment calldata fulfillment, ModelDescriptor calldata model, Claim calldata claim_, bytes32 programRoot, bytes calldata tokens, bytes32[] calldata hashes) external;
+        function select(Dispute calldata dispute, uint32 position, bytes32 hash, bytes32[] calldata path) external;
+        function selectNode(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 position, bytes32 hash, bytes32[] calldata path, NodeOpening calldata opening) external;
+        function reveal(Dispute calldata dispute, bytes32[] calldata hashes) external;
+        function revealLeaf(Dispute calldata dispute, bytes calldata leaf) external;
+        function selectElement(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 element, bytes calldata proof) external;
+        function revealPartials(Dispute calldata dispute, bytes calldata partials) external;
+        function prove(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment, ModelDescriptor calldata model, Claim calldata claim_, Refutation calldata refutation) external;
+        function timeout(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment) external;
+        function reject(PackedRequest calldata request, Fulfillment calldata fulfillment, bytes calldata input) external;
+        function close(Dispute calldata dispute) external;
+        function withdrawCredit(address to, uint256 amount) external;
+        function stateOf(uint64 id) external view returns (bytes32);
+        function resultOf(bytes32 result) external view returns (uint32 open, uint64 claimBy, bytes32 claimHash, uint64 claimedAt, bool fallen, bool rejected);
+        function currentOf(Dispute calldata dispute) external view returns (Dispute memory);
+        function resultHash(PackedRequest calldata request, Fulfillment calldata fulfillment) external pure returns (bytes32);
+        function levelsOf(uint256 height) external pure returns (uint256);
+        function deadlineOf(Dispute calldata dispute) external view returns (uint256);
+        function terms() external view returns (Terms memory);
+        function creditOf(address account) external view returns (uint256);
+        function disputeCount() external view returns (uint64);
+        function oracle() external view returns (address);
+        function verifier() external view returns (address);
+    }
 }

@@ -1,9 +1,9 @@
 //! Puts the whole system on a chain, from the frozen compiler output in `sdk/artifacts`.
 //!
-//! The oracle and the operator registry know each other's address from their constructors, so the three contracts are created by one account with
-//! consecutive nonces and the oracle's address is computed ahead; the oracle's constructor checks it.
+//! The oracle and the operator registry know each other's address from their constructors, and so do the oracle and the dispute game. So they are created by
+//! one account with consecutive nonces and addresses are computed ahead; the constructors of the oracle and of the game check them.
 
-use crate::client::ClientError;
+use crate::{bindings::Terms, client::ClientError};
 use alloy::{
     network::TransactionBuilder,
     primitives::{Address, Bytes, U256},
@@ -61,6 +61,31 @@ impl Artifact {
         artifact!("InferenceOracle")
     }
 
+    /// `DisputeGame`.
+    pub fn dispute_game() -> Self {
+        artifact!("DisputeGame")
+    }
+
+    /// `OneStepVerifier`.
+    pub fn one_step_verifier() -> Self {
+        artifact!("OneStepVerifier")
+    }
+
+    /// The families of operations, in the order in which the verifier's constructor takes them.
+    pub fn step_families() -> [Self; 9] {
+        [
+            artifact!("InputStep"),
+            artifact!("IndexStep"),
+            artifact!("ElementwiseStep"),
+            artifact!("FunctionStep"),
+            artifact!("ContractionStep"),
+            artifact!("QuantisedStep"),
+            artifact!("ReductionStep"),
+            artifact!("SamplingStep"),
+            artifact!("TextStep"),
+        ]
+    }
+
     /// The example consumer `LoanDesk`.
     pub fn loan_desk() -> Self {
         artifact!("LoanDesk")
@@ -90,8 +115,8 @@ impl Artifact {
 /// Numbers that a deployment fixes for good. Their meaning and limits are in `docs/protocol.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeploySettings {
-    /// The dispute game; zero for a deployment without disputes.
-    pub dispute_game: Address,
+    /// The dispute game; none for a deployment without disputes, where a result is worth its operator's word.
+    pub disputes: Option<Disputes>,
     /// Seconds in which a posted result can be challenged.
     pub challenge_window: u64,
     /// Seconds that the drawn operator has to itself.
@@ -112,6 +137,15 @@ pub struct DeploySettings {
     pub withdrawal_delay: u64,
 }
 
+/// What a dispute game is deployed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disputes {
+    /// The judge, an `IStepVerifier` that is there already. It belongs to no deployment: one serves any number.
+    pub verifier: Address,
+    /// Money and clocks.
+    pub terms: Terms,
+}
+
 /// Where the contracts are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deployment {
@@ -121,11 +155,23 @@ pub struct Deployment {
     pub operators: Address,
     /// `InferenceOracle`.
     pub oracle: Address,
+    /// `DisputeGame`; zero where there are no disputes.
+    pub game: Address,
     /// Block of the first of them: where a relayer starts reading.
     pub block: u64,
 }
 
-/// Deploys the three contracts from `deployer`, whose key is in the provider's wallet and which sends nothing else meanwhile.
+/// Deploys the step verifier with its families. It knows no deployment and no model: one on a chain is enough for all.
+pub async fn deploy_verifier<P: Provider>(provider: &P) -> Result<Address, ClientError> {
+    let mut families = [Address::ZERO; 9];
+    for (address, family) in families.iter_mut().zip(Artifact::step_families()) {
+        (*address, _) = family.deploy(provider, Vec::new()).await?;
+    }
+    let (verifier, _) = Artifact::one_step_verifier().deploy(provider, families.abi_encode()).await?;
+    Ok(verifier)
+}
+
+/// Deploys the contracts from `deployer`, whose key is in the provider's wallet and which sends nothing else meanwhile.
 pub async fn deploy<P: Provider>(
     provider: &P,
     deployer: Address,
@@ -133,13 +179,14 @@ pub async fn deploy<P: Provider>(
 ) -> Result<Deployment, ClientError> {
     let nonce = provider.get_transaction_count(deployer).await?;
     let oracle = deployer.create(nonce + 2);
+    let game = settings.disputes.map_or(Address::ZERO, |_| deployer.create(nonce + 3));
     let (models, block) = Artifact::model_registry().deploy(provider, Vec::new()).await?;
     let arguments = (oracle, models, settings.min_stake, U256::from(settings.withdrawal_delay)).abi_encode_params();
     let (operators, _) = Artifact::operator_registry().deploy(provider, arguments).await?;
     let config = constructor::OracleConfig {
         models,
         operators,
-        disputeGame: settings.dispute_game,
+        disputeGame: game,
         challengeWindow: settings.challenge_window,
         exclusivePeriod: settings.exclusive_period,
         minTimeout: settings.min_timeout,
@@ -150,5 +197,10 @@ pub async fn deploy<P: Provider>(
     };
     let (deployed, _) = Artifact::inference_oracle().deploy(provider, config.abi_encode()).await?;
     debug_assert_eq!(deployed, oracle, "the deployer sent other transactions meanwhile");
-    Ok(Deployment { models, operators, oracle: deployed, block })
+    if let Some(Disputes { verifier, terms }) = settings.disputes {
+        let arguments = (oracle, verifier, terms).abi_encode_params();
+        let (deployed, _) = Artifact::dispute_game().deploy(provider, arguments).await?;
+        debug_assert_eq!(deployed, game, "the deployer sent other transactions meanwhile");
+    }
+    Ok(Deployment { models, operators, oracle: deployed, game, block })
 }

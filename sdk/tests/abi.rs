@@ -3,6 +3,7 @@
 use alloy_json_abi::JsonAbi;
 use alloy_sol_types::{SolEventInterface, SolInterface};
 use candor_sdk::bindings::{
+    IDisputeGame::{IDisputeGameCalls, IDisputeGameErrors, IDisputeGameEvents},
     IInferenceOracle::{IInferenceOracleCalls, IInferenceOracleErrors, IInferenceOracleEvents},
     IModelRegistry::{IModelRegistryCalls, IModelRegistryErrors, IModelRegistryEvents},
     IOperatorRegistry::{IOperatorRegistryCalls, IOperatorRegistryErrors, IOperatorRegistryEvents},
@@ -53,3 +54,4 @@ macro_rules! hold {
 hold!(inference_oracle, "InferenceOracle", IInferenceOracleCalls, IInferenceOracleErrors, IInferenceOracleEvents);
 hold!(model_registry, "ModelRegistry", IModelRegistryCalls, IModelRegistryErrors, IModelRegistryEvents);
 hold!(operator_registry, "OperatorRegistry", IOperatorRegistryCalls, IOperatorRegistryErrors, IOperatorRegistryEvents);
+hold!(dispute_game, "DisputeGame", IDisputeGameCalls, IDisputeGameErrors, IDisputeGameEvents);

@@ -65,6 +65,10 @@ library PackedRequests {
         return uint256(r.terms) >> 160;
     }
 
+    function unpackParams(PackedRequest calldata r) internal pure returns (Params memory) {
+        return Params(uint32(params(r) >> 64), uint32(params(r) >> 32), uint32(params(r)));
+    }
+
     function callbackGasLimit(PackedRequest calldata r) internal pure returns (uint256) {
         return uint32(uint256(r.terms) >> 128);
     }
@@ -106,7 +110,7 @@ library PackedRequests {
             modelId: r.modelId,
             inputHash: r.inputHash,
             seed: r.seed,
-            params: Params(uint32(params(r) >> 64), uint32(params(r) >> 32), uint32(params(r))),
+            params: unpackParams(r),
             delivery: delivery(r),
             callbackGasLimit: uint32(callbackGasLimit(r)),
             callbackGasPrice: uint64(callbackGasPrice(r)),

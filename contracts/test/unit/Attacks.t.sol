@@ -362,7 +362,7 @@ contract AttacksTest is World {
     function test_config_oracleRefusesWhatCannotWork() external {
         InferenceOracle.Config[11] memory bad;
         for (uint256 i = 0; i < bad.length; ++i) {
-            bad[i] = config();
+            bad[i] = config(address(game));
         }
         bad[0].challengeWindow = 0;
         bad[1].challengeWindow = 366 days;

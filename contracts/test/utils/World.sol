@@ -56,21 +56,21 @@ abstract contract World is Test {
         join(operator, signerKey, 10 ether, PRICE);
     }
 
-    function deploy() internal {
+    function deploy() internal virtual {
         game = new ToyGame();
         models = new ModelRegistry();
         // The registry is told the address that the oracle will have.
         address next = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
         operators = new OperatorRegistry(next, models, MIN_STAKE, DELAY);
-        oracle = new InferenceOracle(config());
+        oracle = new InferenceOracle(config(address(game)));
         game.connect(oracle);
     }
 
-    function config() internal view returns (InferenceOracle.Config memory) {
+    function config(address disputeGame) internal view returns (InferenceOracle.Config memory) {
         return InferenceOracle.Config({
             models: models,
             operators: operators,
-            disputeGame: address(game),
+            disputeGame: disputeGame,
             challengeWindow: WINDOW,
             exclusivePeriod: EXCLUSIVE,
             minTimeout: 5 minutes,

@@ -1,5 +1,6 @@
 //! RPC endpoints: one in use, the others in reserve.
 
+use crate::ops::metrics::RPC_FAILOVERS;
 use alloy::{
     eips::BlockNumberOrTag,
     network::Ethereum,
@@ -8,7 +9,11 @@ use alloy::{
     rpc::client::ClientBuilder,
     transports::http::Http,
 };
-use candor_sdk::client::{Client, ClientError, RpcFailure};
+use alloy::{rpc::types::TransactionRequest, sol_types::SolCall};
+use candor_sdk::{
+    bindings::IInferenceOracle,
+    client::{Client, ClientError, RpcFailure},
+};
 use reqwest::Url;
 use std::{
     sync::{
@@ -121,6 +126,11 @@ impl Rpc {
         self.endpoints[self.current()].client.get().expect("only connected endpoints become current")
     }
 
+    /// EIP-155 chain id.
+    pub fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
     /// Number of the endpoint in use, for [`Rpc::fail_over`].
     pub fn current(&self) -> usize {
         self.current.load(Ordering::Relaxed)
@@ -140,6 +150,7 @@ impl Rpc {
                 continue;
             }
             if self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                metrics::counter!(RPC_FAILOVERS).increment(1);
                 warn!(endpoint = %endpoint.name, "using the next endpoint");
             }
             return;
@@ -156,6 +167,15 @@ impl Rpc {
     /// A block by number; none if the endpoint does not have it (yet, or any more).
     pub async fn block_at(&self, number: u64) -> Result<Option<Head>, ClientError> {
         self.block(BlockNumberOrTag::Number(number)).await
+    }
+
+    /// How many requests the oracle had taken by the end of a block.
+    pub async fn request_count_at(&self, block: u64) -> Result<u64, ClientError> {
+        let call = IInferenceOracle::requestCountCall {};
+        let transaction = TransactionRequest::default().to(self.oracle).input(call.abi_encode().into());
+        let data = self.client().provider().call(transaction).block(block.into()).await?;
+        IInferenceOracle::requestCountCall::abi_decode_returns(&data)
+            .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("requestCount: {error}"))))
     }
 
     async fn block(&self, number: BlockNumberOrTag) -> Result<Option<Head>, ClientError> {

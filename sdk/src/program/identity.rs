@@ -178,10 +178,15 @@ impl TensorDescriptor {
         Self { rows: size(tensor.rows()), cols: size(tensor.cols()), dtype: tensor.dtype() as u8, root }
     }
 
+    /// Its four words.
+    pub fn encode(&self) -> Vec<u8> {
+        let words = [self.rows, self.cols, u32::from(self.dtype)].map(|n| word(u64::from(n)));
+        [&words[0], &words[1], &words[2], &self.root.0].map(|word| word.as_slice()).concat()
+    }
+
     /// Its leaf in the tree over tensors.
     pub fn hash(&self) -> B256 {
-        let words = [self.rows, self.cols, u32::from(self.dtype)].map(|n| word(u64::from(n)));
-        hash(Domain::Tensor, &[&words[0], &words[1], &words[2], self.root.as_slice()])
+        hash(Domain::Tensor, &[&self.encode()])
     }
 
     /// Leaves of each row.

@@ -85,6 +85,11 @@ impl TraceTree {
         bind(&self.symbols, &self.nodes.root())
     }
 
+    /// The symbols of the run.
+    pub fn symbols(&self) -> &Symbols {
+        &self.symbols
+    }
+
     /// The tree over nodes, for a dispute's descent.
     pub fn nodes(&self) -> &Tree {
         &self.nodes

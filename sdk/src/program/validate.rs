@@ -111,15 +111,15 @@ impl Model {
                 if ends != nodes[text].inputs.get(1) {
                     return fault(length, ("inputs", "checks another length than that of the text".to_string()));
                 }
-                let Some(Operand::Node(ends)) = ends else {
+                if !matches!(ends, Some(Operand::Node(_))) {
                     return fault(length, ("inputs", "not a node".to_string()));
-                };
-                // The run learns O from this node, so nothing up to it may depend on O.
+                }
+                // The run learns O from `ends`, and a wrong O is found out by its check: nothing up to there may depend on O.
                 let depends = |node: &Node| {
                     node.rows.o != 0 || node.cols.o != 0 || matches!(node.op, Op::View(_)) && uses_o(node)
                 };
-                if let Some(index) = nodes.iter().take(*ends as usize + 1).position(depends) {
-                    return fault(index, ("cols", "depends on O before O is known".to_string()));
+                if let Some(index) = nodes.iter().take(length + 1).position(depends) {
+                    return fault(index, ("cols", "depends on O before O is checked".to_string()));
                 }
             }
             (Some(&index), None) | (None, Some(&index)) => {

@@ -144,7 +144,7 @@ fn malformed_graphs_are_refused() {
     // A text whose length nothing checks, and a check of nothing.
     refused(|m| replace(m, "CheckLength", Op::PrefixSum), "Detokenise and CheckLength come together");
     refused(|m| replace(m, "Detokenise", Op::PrefixSum), "Detokenise and CheckLength come together");
-    refused(|m| m.program.nodes[3].rows = Dim::O, "depends on O before O is known");
+    refused(|m| m.program.nodes[3].rows = Dim::O, "depends on O before O is checked");
     // Token ids beyond the table they are looked up in.
     refused(
         |m| m.program.nodes[0].op = Op::Input { kind: InputKind::Tokens, bound: 25 },

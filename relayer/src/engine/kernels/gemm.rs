@@ -21,8 +21,10 @@ pub const PANEL: usize = 48;
 /// Most rows of one task: its accumulators (24 KiB) and one block of a panel (24 KiB) stay close to the core.
 const TASK_ROWS: usize = 128;
 
-/// Nanoseconds worth a task of their own; less, and waking another thread costs more than it saves.
+/// Nanoseconds worth a task of their own; less, and waking another thread costs more than it saves. A thread of the pool has
+/// company that is awake.
 const TASK_NANOSECONDS: usize = 15_000;
+const POOLED_TASK_NANOSECONDS: usize = 4_000;
 
 /// Number of elements of a packed matrix of `n` rows (outputs) and `k` columns.
 pub fn packed_len(n: usize, k: usize) -> usize {
@@ -186,7 +188,8 @@ pub fn linear<W: Weight>(
 
 /// Runs tasks of about so many nanoseconds each, on several threads if that pays.
 pub(super) fn for_each_task(tasks: usize, nanoseconds: usize, task: impl Fn(usize) + Sync + Send) {
-    let group = TASK_NANOSECONDS.div_ceil(nanoseconds.max(1)).max(1);
+    let worth = if rayon::current_thread_index().is_some() { POOLED_TASK_NANOSECONDS } else { TASK_NANOSECONDS };
+    let group = worth.div_ceil(nanoseconds.max(1)).max(1);
     if tasks <= group || rayon::current_num_threads() == 1 {
         (0..tasks).for_each(task);
     } else {
