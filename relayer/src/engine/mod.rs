@@ -78,6 +78,8 @@ const BATCH_BYTES: std::ops::RangeInclusive<usize> = 2 << 20..=256 << 20;
 const BATCH_REQUESTS: usize = 256;
 /// Rows of a pass over prompts, unless told otherwise: enough to share each weight, few enough to stay in cache.
 const PREFILL: usize = 256;
+/// Weights of a model whose passes are worth a thread of the pool. A smaller one is done before it has woken up.
+const POOLED_BYTES: u64 = 1 << 20;
 /// Different request shapes whose tables are kept.
 const KEPT_SHAPES: usize = 32;
 
@@ -180,6 +182,19 @@ impl LoadedModel {
         if let Some(remote) = &self.remote {
             return remote.infer(batch);
         }
+        self.on_pool(|| self.infer_here(batch))
+    }
+
+    /// Runs where the many short products of a pass are shared out without waking anybody: on a thread of the pool.
+    fn on_pool<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+        if rayon::current_num_threads() > 1 && self.model.weights.byte_len() >= POOLED_BYTES {
+            rayon::scope(|_| run())
+        } else {
+            run()
+        }
+    }
+
+    fn infer_here(&self, batch: &[InferRequest]) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = batch.iter().map(|_| None).collect();
         let mut groups: Vec<(Symbols, Vec<usize>)> = Vec::new();
         for (index, request) in batch.iter().enumerate() {
@@ -282,12 +297,14 @@ impl LoadedModel {
         if let Some(remote) = &self.remote {
             return remote.generate(request, symbols);
         }
-        let Some(generator) = &self.generator else { return self.generate_plainly(request, symbols) };
-        let mut tokens = Ok(Vec::new());
-        generator.answer(self, &[(0, request, symbols)], |_, generated| {
-            tokens = generated.map(|(tokens, _)| tokens).map_err(|error| self.failure(&error));
-        });
-        tokens
+        self.on_pool(|| {
+            let Some(generator) = &self.generator else { return self.generate_plainly(request, symbols) };
+            let mut tokens = Ok(Vec::new());
+            generator.answer(self, &[(0, request, symbols)], |_, generated| {
+                tokens = generated.map(|(tokens, _)| tokens).map_err(|error| self.failure(&error));
+            });
+            tokens
+        })
     }
 
     /// Shapes and tokens of a run with `generated` tokens.
