@@ -53,6 +53,8 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let cap = if anvil { Wei::milliether(10_000) } else { gas.daily_cap };
     let threshold = super::PayoutConfig::default().threshold;
     let store = default.store.path.display();
+    let lease = format_duration(default.store.lease);
+    let at_a_loss = gas.at_a_loss;
     let serve = default.models.serve.iter().map(|model| format!("\"{}\"", model.name())).collect::<Vec<_>>().join(", ");
     let level = &default.log.level;
     let example = variable("chain.poll_interval");
@@ -113,14 +115,24 @@ bump_after = "{after}"
 bump_percent = {bump}
 # The most to spend on gas in 24 hours. Work waits when it is reached.
 daily_cap = "{cap}"
+# Whether to answer also what brings less than its gas costs.
+at_a_loss = {at_a_loss}
 
 [store]
 # The SQLite file with the state of the work. Created when it is not there.
 path = "{store}"
+# A Postgres database instead, which several relayers of one operator share: one of them sends transactions, all of them work.
+# url = "postgres://candor@db.example/candor"
+# How long what a process works on, and its place as the one that sends, are kept for it without a sign of life.
+lease = "{lease}"
 
 [models]
 # Which models to serve: names of embedded ones, or folders such as "./my-model".
 serve = [{serve}]
+
+[http]
+# Where /metrics, /healthz, /readyz and the status page are; all of it read-only. Nothing is told without this.
+# listen = "127.0.0.1:9464"
 
 [log]
 # auto (pretty on a terminal, JSON otherwise), pretty, plain or json.

@@ -116,12 +116,12 @@ impl Graph {
                 WeightType::Bf16 if !self.one_in(64) => {
                     bytes.extend(((self.n.float().to_bits() >> 16) as u16).to_le_bytes());
                 }
-                WeightType::Q8_0 if bytes.len() % 34 == 0 && !self.one_in(64) => {
+                WeightType::Q8_0 if bytes.len().is_multiple_of(34) && !self.one_in(64) => {
                     bytes.extend([self.n.next() as u8, 0x20]);
                 }
                 WeightType::Q8_128 => {
                     let in_row = bytes.len() % dtype.row_bytes(cols as usize);
-                    if in_row % 132 == 0 {
+                    if in_row.is_multiple_of(132) {
                         bytes.extend(self.number().to_le_bytes());
                     } else {
                         bytes.push(self.n.next() as u8);

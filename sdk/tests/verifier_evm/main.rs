@@ -10,6 +10,7 @@
 mod chain;
 mod claims;
 mod fixture;
+mod gas;
 mod graphs;
 mod hostile;
 #[path = "../program/models.rs"]
@@ -17,6 +18,7 @@ mod hostile;
 mod models;
 mod steps;
 mod tampering;
+mod vectors;
 
 /// How many steps to judge in each test.
 fn wanted(sample: usize) -> usize {

@@ -1,7 +1,8 @@
 //! Importing for people: progress while it runs, and a report of what came out.
 
 use super::{
-    Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, quantise,
+    Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, hashing,
+    quantise,
 };
 use candor_sdk::ids::ModelId;
 use candor_sdk::program::{Limits, Model, ModelDescriptor, Op, Operand, Symbols, WeightType};
@@ -189,7 +190,7 @@ impl Report {
     /// Describes a model, hashing its weights.
     pub fn of(imported: &Imported) -> Self {
         let model = &imported.model;
-        let descriptor = model.descriptor();
+        let descriptor = hashing::descriptor(model);
         let mut weights: BTreeMap<&'static str, Stored> = BTreeMap::new();
         for tensor in model.weights.tensors() {
             let stored = weights.entry(type_name(tensor.dtype())).or_default();
