@@ -36,3 +36,30 @@ fn every_test_named_in_the_documents_exists() -> Result<()> {
     ensure!(named > 100, "only {named} tests are named");
     Ok(())
 }
+
+/// docs/threat-model.md names tests of the contracts without their files.
+#[test]
+fn every_test_named_in_the_threat_model_exists() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut sources = String::new();
+    let mut folders = vec![root.join("contracts/test")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "sol") {
+                sources.push_str(&fs::read_to_string(&path)?);
+            }
+        }
+    }
+    let page = fs::read_to_string(root.join("docs/threat-model.md"))?;
+    let names = page.split('`').skip(1).step_by(2);
+    let mut named = 0;
+    for test in names.filter(|name| name.starts_with("test_") || name.starts_with("invariant_")) {
+        ensure!(sources.contains(&format!("function {test}(")), "the contracts have no test {test}");
+        named += 1;
+    }
+    ensure!(named > 40, "only {named} tests are named");
+    Ok(())
+}

@@ -119,7 +119,7 @@ abstract contract GameWorld is World {
     }
 
     function claim(Play memory p, IStepVerifier.Claim memory c, bytes32[] memory hashes) internal {
-        vm.prank(operator);
+        vm.prank(p.f.operator);
         disputes.claim(p.r, p.f, theModel(), c, theModel().graphRoot, "", hashes);
         measure();
         see(p, c, hashes);
@@ -163,7 +163,7 @@ abstract contract GameWorld is World {
 
     function reveal(Play memory p, bytes32[] memory hashes) internal {
         vm.recordLogs();
-        vm.prank(operator);
+        vm.prank(p.f.operator);
         disputes.reveal(p.d, hashes);
         measure();
         p.revealed = abi.decode(moved(p), (bytes32[]));
@@ -171,7 +171,7 @@ abstract contract GameWorld is World {
 
     function revealLeaf(Play memory p, bytes memory leaf) internal {
         vm.recordLogs();
-        vm.prank(signer); // a key of the operator's does as well
+        vm.prank(p.f.operator == operator ? signer : rivalSigner); // a key of the operator's does as well
         disputes.revealLeaf(p.d, leaf);
         measure();
         p.leaf = moved(p);
@@ -179,7 +179,7 @@ abstract contract GameWorld is World {
 
     function revealPartials(Play memory p, bytes memory partials) internal {
         vm.recordLogs();
-        vm.prank(operator);
+        vm.prank(p.f.operator);
         disputes.revealPartials(p.d, partials);
         measure();
         p.partials = moved(p);
@@ -193,13 +193,13 @@ abstract contract GameWorld is World {
         if (d.inTensor || d.height != levels) {
             vm.prank(d.challenger);
             disputes.select(p.d, uint32(position), p.revealed[position], path);
-        measure();
+            measure();
         } else {
             uint32 node = uint32(uint256(d.index) << levels | position);
             IStepVerifier.NodeOpening memory opening = openingOf(node);
             vm.prank(d.challenger);
             disputes.selectNode(p.d, p.r, theModel(), p.c, uint32(position), p.revealed[position], path, opening);
-        measure();
+            measure();
             if (disputes.stateOf(p.d.id) == 0) return; // decided at once
         }
         moved(p);
