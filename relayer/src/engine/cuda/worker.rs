@@ -105,6 +105,14 @@ impl Worker {
         self.ask(|owner| owner.device().and_then(|device| device.with(|driver| driver.free_memory())))?
     }
 
+    /// Has the thread do something with its device.
+    pub(super) fn with_device<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<Result<T, DeviceError>, DeviceError> {
+        self.ask(|owner| owner.device().and_then(|device| f(&device)))
+    }
+
     /// Has the thread do something and waits for the result.
     fn ask<T: Send + 'static>(&self, f: impl FnOnce(&mut Owner) -> T + Send + 'static) -> Result<T, DeviceError> {
         let (reply, answer) = mpsc::channel();
