@@ -91,12 +91,17 @@ pub struct World {
 impl World {
     /// Starts anvil, deploys, registers the embedded models.
     pub async fn start() -> Result<Self> {
+        Self::start_on(31337).await
+    }
+
+    /// The same on a chain with this number.
+    pub async fn start_on(chain_id: u64) -> Result<Self> {
         // RUST_LOG=debug shows what the relayers do.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let anvil = Anvil::start(&AnvilOptions::default()).await?;
+        let anvil = Anvil::start(&AnvilOptions { chain_id: Some(chain_id), ..AnvilOptions::default() }).await?;
         let owner = PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?;
         let provider = ProviderBuilder::new()
             .with_simple_nonce_management() // a refused transaction leaves no gap
