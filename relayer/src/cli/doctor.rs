@@ -6,6 +6,10 @@ use super::{
 use crate::{
     config::{Config, ConfigError, Needs, Wei},
     demo::narrator::money,
+    engine::{
+        Device,
+        cuda::{self, Description, DeviceError},
+    },
     models::CatalogModel,
     store::{Store, StoreError, StoreLocation},
 };
@@ -144,8 +148,15 @@ fn keys(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Option<Keys>
 
 fn models(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Vec<CatalogModel>> {
     let mut models = Vec::new();
+    let device = config.models.device;
+    if let Device::Cuda(ordinal) = device {
+        match gpu(ordinal) {
+            Ok(text) => report.good("device", text)?,
+            Err(error) => report.bad("device", error.to_string())?,
+        }
+    }
     for source in &config.models.serve {
-        match CatalogModel::load(source) {
+        match CatalogModel::load_on(source, device) {
             Ok(model) => {
                 report.good("models", format!("{} is {}, on {}", model.name(), model.id(), model.runner().device()))?;
                 models.push(model);
@@ -154,6 +165,22 @@ fn models(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Vec<Catalo
         }
     }
     Ok(models)
+}
+
+/// What a GPU is, and that it computes the golden vectors: a worker starts with no less.
+fn gpu(ordinal: usize) -> Result<String, DeviceError> {
+    let worker = cuda::worker(ordinal)?;
+    let Description { driver, capability, multiprocessors, memory, .. } = worker.description();
+    let (free, test) = (worker.free_memory()?, worker.self_test()?);
+    test.result()?;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "{worker}, driver for CUDA {driver}, compute capability {capability}, {multiprocessors} multiprocessors, \
+         {:.1} of {:.1} GiB free; {} golden vectors right",
+        gib(free),
+        gib(*memory),
+        test.compared
+    ))
 }
 
 async fn store(report: &mut Report<'_>, config: &Config) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! something is broken).
 
 mod ask;
+mod bench;
 mod context;
 mod demo;
 mod doctor;
@@ -74,6 +75,8 @@ enum Command {
     Init(init::InitArgs),
     /// Check everything that can go wrong before money is at risk, and say all that is wrong at once
     Doctor,
+    /// Measure how fast a processor or a GPU is at language models of common shapes
+    Bench(bench::BenchArgs),
     /// Ask a model from the command line and wait for the answer
     Request(ask::RequestArgs),
     /// Check anybody's answer: whose signature it is, and whether the model really says so
@@ -155,6 +158,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(&context, &args).await,
         Command::Init(args) => init::init(&context, &args),
         Command::Doctor => doctor::doctor(&context).await,
+        Command::Bench(args) => bench::bench(&context, &args),
         Command::Request(args) => ask::request(&context, &args).await,
         Command::Result(args) => result::result(&context, &args).await,
         Command::Model(command) => model::model(&context, &command).await,

@@ -74,7 +74,7 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
             let signer = context.signer(config, &account)?;
             let mut models = HashMap::new();
             for source in &config.models.serve {
-                let model = CatalogModel::load(source)?;
+                let model = CatalogModel::load_on(source, config.models.device)?;
                 let min_fee = operator.min_fee_for(model.name()).0;
                 info!(model = model.name(), id = %model.id(), min_fee, device = model.runner().device(), "model loaded");
                 models.insert(model.id(), Served { name: model.name().to_owned(), min_fee, model: model.runner() });

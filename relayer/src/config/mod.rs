@@ -17,6 +17,7 @@ pub use setting::{ModelSource, PathSetting, PostgresUrl, RpcUrl, parse_address};
 pub use template::{Known, Preset, template};
 pub use units::{Wei, format_duration, parse_duration};
 
+use crate::engine::Device;
 use crate::store::StoreLocation;
 use alloy::primitives::Address;
 use serde::{Deserialize, Serialize};
@@ -207,11 +208,16 @@ pub struct HttpConfig {
 pub struct ModelsConfig {
     /// Names of embedded models, or folders.
     pub serve: Vec<ModelSource>,
+    /// What they run on.
+    pub device: Device,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { serve: ModelSource::BUILTIN.iter().map(|name| ModelSource::Builtin(name)).collect() }
+        Self {
+            serve: ModelSource::BUILTIN.iter().map(|name| ModelSource::Builtin(name)).collect(),
+            device: Device::default(),
+        }
     }
 }
 

@@ -56,6 +56,7 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let lease = format_duration(default.store.lease);
     let at_a_loss = gas.at_a_loss;
     let serve = default.models.serve.iter().map(|model| format!("\"{}\"", model.name())).collect::<Vec<_>>().join(", ");
+    let device = String::from(default.models.device);
     let level = &default.log.level;
     let example = variable("chain.poll_interval");
     format!(
@@ -129,6 +130,8 @@ lease = "{lease}"
 [models]
 # Which models to serve: names of embedded ones, or folders such as "./my-model".
 serve = [{serve}]
+# What they run on: cpu, cuda (an NVIDIA GPU), or cuda:1 (the second one). A GPU that is asked for and is not there is an error.
+device = "{device}"
 
 [http]
 # Where /metrics, /healthz, /readyz and the status page are; all of it read-only. Nothing is told without this.

@@ -87,7 +87,7 @@ async fn infer(shared: &Shared, operator: &OperatorSettings, held: &mut Held) ->
     }
     for (model, rows) in by_model {
         if let Some(served) = operator.models.get(&model) {
-            infer_batch(shared, served, rows).await?;
+            infer_batch(shared, served, rows, held).await?;
         }
     }
     Ok(found)
@@ -128,7 +128,12 @@ fn refuse(shared: &Shared, row: &RequestRow, operator: &OperatorSettings, head: 
     None
 }
 
-async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) -> Result<(), RelayerError> {
+async fn infer_batch(
+    shared: &Shared,
+    served: &Served,
+    rows: Vec<RequestRow>,
+    held: &mut Held,
+) -> Result<(), RelayerError> {
     for row in &rows {
         debug!(request = %row.id(), model = %served.name, "picked up");
         let _ =
@@ -138,7 +143,7 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
     let model: Arc<dyn Infer> = served.model.clone();
     let started = Instant::now();
     let Ok(answers) = tokio::task::spawn_blocking(move || model.infer(&batch)).await else {
-        return infer_one_by_one(shared, served, rows).await;
+        return infer_one_by_one(shared, served, rows, held).await;
     };
     let took = started.elapsed();
     shared.work_done.add(rows.len(), took);
@@ -168,6 +173,11 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
                 };
                 let _ = shared.reporter.send(inferred);
             }
+            // The device failed, not the request: it stays in the queue, and is tried again in a while.
+            Err(error) if error.is_retryable() => {
+                warn!(request = %row.id(), model = %served.name, %error, "not answered yet; trying again");
+                held.insert(row.key(), Instant::now() + HOLD);
+            }
             Err(error) => drop_request(shared, row, &error.to_string()).await?,
         }
     }
@@ -176,13 +186,18 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
 
 /// A model panicked, which is a bug in Candor. It must not become a way to stop relayers: the question that does it is left alone, its neighbours are
 /// answered.
-async fn infer_one_by_one(shared: &Shared, served: &Served, rows: Vec<RequestRow>) -> Result<(), RelayerError> {
+async fn infer_one_by_one(
+    shared: &Shared,
+    served: &Served,
+    rows: Vec<RequestRow>,
+    held: &mut Held,
+) -> Result<(), RelayerError> {
     if let [row] = rows.as_slice() {
         error!(request = %row.id(), model = %served.name, "the model panicked; this is a bug in Candor, please report it");
         return drop_request(shared, row, "the model panicked").await;
     }
     for row in rows {
-        Box::pin(infer_batch(shared, served, vec![row])).await?;
+        Box::pin(infer_batch(shared, served, vec![row], held)).await?;
     }
     Ok(())
 }

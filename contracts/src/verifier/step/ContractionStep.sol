@@ -67,6 +67,7 @@ contract ContractionStep is StepFamily {
             _demand(s, x.dtype == TYPE_F32 && y.dtype == TYPE_F32 && x.rows % heads == 0 && y.rows % (heads / group) == 0);
             uint256 queries = x.rows / heads;
             _demand(s, x.cols == y.cols && (!causal || queries == x.cols) && x.cols <= MAX_PARTIALS * BLOCK);
+            // forge-lint: disable-next-line(divide-before-multiply) it divides without rest
             _shape(s, queries, y.rows / (heads / group) * heads);
         }
     }

@@ -57,7 +57,7 @@ uint256 constant MAX_PARTIALS = 1024;
 ///
 /// Two things can be wrong and must not be confused. What the model or the operator has committed to may be malformed: then the step is undefined, and the call
 /// returns at once, by `_undefined`, that the element is wrong (P-61). What the challenger brings may open something else than is asked for: then the
-/// call reverts. INVARIANT: nothing that was not first hashed up to a root leads to `_undefined`.
+/// call reverts. INVARIANT: nothing leads to `_undefined` that was not first hashed up to a root, but for the leaf and the partials, which the caller has hashed.
 /// @dev Called by `OneStepVerifier` with its own calldata.
 abstract contract StepFamily {
     // ---------------------------------------------------------------- the questions
@@ -447,6 +447,7 @@ abstract contract StepFamily {
 
     /// P-3: not a NaN, or the one NaN.
     function _isCanonical(uint256 bits) internal pure returns (bool) {
+        // forge-lint: disable-next-line(unsafe-typecast) bits of 32 bits
         return !fromBits(uint32(bits)).isNaN() || bits == NAN_BITS;
     }
 

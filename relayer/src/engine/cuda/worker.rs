@@ -8,7 +8,7 @@ use super::driver::{Description, DeviceError, Driver};
 use super::memory::Device;
 use super::model::{Answers, DeviceModel, Traced};
 use super::selftest::{self, SelfTest};
-use crate::engine::{InferError, InferRequest, LoadError};
+use crate::engine::{InferError, InferRequest, LoadError, Visit};
 use candor_sdk::program::{Model, RequestError, Symbols, Tensor as TraceTensor};
 use std::collections::HashMap;
 use std::fmt;
@@ -103,6 +103,14 @@ impl Worker {
     /// If the device fails.
     pub fn free_memory(&self) -> Result<u64, DeviceError> {
         self.ask(|owner| owner.device().and_then(|device| device.with(|driver| driver.free_memory())))?
+    }
+
+    /// Has the thread do something with its device.
+    pub(super) fn with_device<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<Result<T, DeviceError>, DeviceError> {
+        self.ask(|owner| owner.device().and_then(|device| f(&device)))
     }
 
     /// Has the thread do something and waits for the result.
@@ -273,7 +281,7 @@ impl Remote {
         request: &InferRequest,
         symbols: Symbols,
         generated: &[u32],
-        visit: Option<&mut dyn FnMut(u32, &TraceTensor)>,
+        visit: Option<Visit<'_>>,
     ) -> Traced {
         let (request, generated) = (request.clone(), generated.to_vec());
         let Some(visit) = visit else {
