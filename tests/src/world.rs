@@ -210,6 +210,7 @@ impl World {
             lease: Duration::from_secs(3),
             locks: folder.to_owned(),
             http: None,
+            watcher: None,
             operator: operator.map(|operator| OperatorSettings {
                 account: operator.key.clone(),
                 signer: operator.key.clone(),

@@ -148,6 +148,7 @@ impl World {
             lease: crate::store::LEASE,
             locks: folder.to_owned(),
             http: None,
+            watcher: None,
             operator: Some(OperatorSettings {
                 account: self.operator.clone(),
                 signer: self.signer.clone(),

@@ -152,9 +152,7 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         account: seat.sender.address(),
         seat: Arc::new(seat),
         book,
-        recovered: false,
         begun: false,
-        sent_in: 0,
         thoughts: JoinSet::new(),
         about: HashMap::new(),
         ready: BTreeMap::new(),
@@ -195,12 +193,8 @@ struct Table {
     seat: Arc<Seat>,
     account: Address,
     book: Book,
-    /// Whether the transactions of an earlier run have come to their end.
-    recovered: bool,
     /// Whether everything was read once.
     begun: bool,
-    /// Block of the last transaction sent: nothing is decided before it is read.
-    sent_in: u64,
     thoughts: JoinSet<(Errand, Thought, Option<(B256, bool, Own)>)>,
     /// Errands being thought about, with what they are about.
     about: HashMap<Errand, ()>,
@@ -219,16 +213,13 @@ struct Table {
 impl Table {
     /// True if something was done and there may be more.
     async fn round(&mut self) -> Result<bool, RelayerError> {
-        if !self.recovered {
-            let ended = self.seat.sender.recover(&self.shared.rpc).await?;
-            self.sent_in = ended.iter().map(|sent| sent.block).max().unwrap_or(0);
-            self.recovered = true;
-        }
+        // Those of an earlier run, or of a round that failed half-way.
+        self.seat.sender.recover(&self.shared.rpc).await?;
         let (head, caught_up) = self.book.look(&self.shared.rpc).await?;
         if !caught_up {
             return Ok(true);
         }
-        if self.book.next_block() <= self.sent_in {
+        if self.book.next_block() <= self.seat.sender.last_block() {
             return Ok(false);
         }
         if !self.begun {
@@ -548,7 +539,6 @@ impl Table {
             let Ready { call, what, of, .. } = ready;
             match self.seat.sender.send(&self.shared.rpc, Purpose::Dispute, call, &[]).await {
                 Ok(sent) => {
-                    self.sent_in = sent.block;
                     info!(what, of, tx = %sent.hash, gas = sent.gas_used, succeeded = sent.succeeded, "dispute move mined");
                     let mined = Progress::Mined {
                         purpose: Purpose::Dispute.name(),
@@ -631,7 +621,7 @@ fn next(
         Some(own) => own,
         None if operator => {
             let request = opinion::question(posted).ok_or("the request does not decode")?;
-            let trace = EngineTrace::of(player.model.clone(), request).map_err(|error| error.to_string())?;
+            let trace = EngineTrace::of(player.clone(), request).map_err(|error| error.to_string())?;
             Own::Defence(Arc::new(trace))
         }
         None => {
@@ -641,20 +631,22 @@ fn next(
         }
     };
     let text = |error: PlayError<InferError>| error.to_string();
-    let model = player.model.model();
+    let model = player.model();
+    let (trees, descriptor) = player.commitment();
     let planned = match &own {
         Own::Defence(trace) => defend(case, model, trace).map_err(text)?.map(|planned| (planned, None)),
         Own::Opinion(opinion) => match challenge(case, model, opinion).map_err(text)? {
             Some(planned) => {
-                let bytes = (&posted.input[..], &posted.output[..]);
-                let proof = evidence(case, model, &player.descriptor, opinion, &planned, bytes).map_err(text)?;
+                let request = opinion::question(posted).ok_or("the request does not decode")?;
+                let proof =
+                    evidence(case, model, trees, &request, &posted.output, opinion, &planned).map_err(text)?;
                 Some((planned, proof))
             }
             None => None,
         },
     };
     let Some((planned, proof)) = planned else { return Ok((own, None)) };
-    let data = planned.calldata(case, &player.descriptor, proof).ok_or("a move without its evidence")?;
+    let data = planned.calldata(case, descriptor, proof).ok_or("a move without its evidence")?;
     let what = planned.name();
     Ok((own, Some((what, data.into()))))
 }
