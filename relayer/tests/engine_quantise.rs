@@ -88,7 +88,11 @@ fn converted_models_have_the_interpreters_bits() {
         ids.sort_by_key(ToString::to_string);
         let before = ids.len();
         ids.dedup();
-        assert_eq!(before - ids.len(), usize::from(["llama, tied", "gguf with q8_0", "digits"].contains(&what)), "{what}");
+        assert_eq!(
+            before - ids.len(),
+            usize::from(["llama, tied", "gguf with q8_0", "digits"].contains(&what)),
+            "{what}"
+        );
     }
 }
 

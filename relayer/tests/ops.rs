@@ -4,7 +4,7 @@ use candor_relayer::{config, ops::metrics};
 use std::{collections::BTreeSet, fs, path::Path};
 
 fn file(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(name)).unwrap()
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(name)).expect("the file is there")
 }
 
 /// Metrics that a text names, without the endings that a histogram adds to its name.

@@ -42,6 +42,10 @@ pub enum Fault {
     StaleHead,
     /// It shows no events.
     EmptyLogs,
+    /// It passes transactions on, and says that it did not.
+    DenySent,
+    /// It refuses to show the events of more than so many blocks.
+    NarrowRanges(u64),
 }
 
 /// The endpoint. Dropping it closes everything.
@@ -111,15 +115,23 @@ impl Drop for FaultyEndpoint {
 
 async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
     let question = read(&mut client).await?;
-    let number = state.count.fetch_add(1, Ordering::Relaxed);
-    let due = number % state.every == state.every - 1 && !state.healed.load(Ordering::Relaxed);
     let concerned = match state.fault {
         Fault::WrongChain => question["method"] == "eth_chainId",
+        Fault::DenySent => question["method"] == "eth_sendRawTransaction",
+        Fault::NarrowRanges(width) => {
+            let bound = |name: &str| {
+                let text = question["params"][0][name].as_str().unwrap_or_default();
+                u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_default()
+            };
+            question["method"] == "eth_getLogs" && bound("toBlock") - bound("fromBlock") >= width
+        }
         Fault::EmptyLogs => question["method"] == "eth_getLogs",
         Fault::StaleHead => question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest",
         _ => true,
     };
-    let fault = (due && concerned).then_some(state.fault);
+    let number = if concerned { state.count.fetch_add(1, Ordering::Relaxed) } else { 0 };
+    let due = concerned && number % state.every == state.every - 1 && !state.healed.load(Ordering::Relaxed);
+    let fault = due.then_some(state.fault);
     if fault.is_some() {
         state.faults.fetch_add(1, Ordering::Relaxed);
     }
@@ -146,6 +158,15 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             let mut question = question.clone();
             question["params"][0] = json!(format!("{old:#x}"));
             ask(state, &question).await?
+        }
+        Some(Fault::DenySent) => {
+            ask(state, &question).await?;
+            let error = json!({ "code": -32603, "message": "internal error" });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
+        Some(Fault::NarrowRanges(width)) => {
+            let error = json!({ "code": -32602, "message": format!("eth_getLogs is limited to a {width} range") });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
         }
         Some(Fault::Delay(time)) => {
             tokio::time::sleep(time).await;

@@ -146,7 +146,7 @@ async fn look(browser: &Path, profile: &Path, address: SocketAddr, size: (u32, u
 #[tokio::test(flavor = "multi_thread")]
 async fn people_see_it_in_a_browser_wide_and_narrow() -> Result<()> {
     let Some(browser) = chromium() else {
-        ensure!(std::env::var_os("CI").is_none(), "continuous integration needs Chromium");
+        ensure!(candor_relayer::postgres::may_skip(), "continuous integration needs Chromium");
         eprintln!("SKIPPED: no Chromium here; the status page was not looked at");
         return Ok(());
     };

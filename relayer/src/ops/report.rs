@@ -19,8 +19,9 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Time between two reports.
+/// Time between two reports that somebody may look at, and between those that nobody can: each asks the node three questions.
 const EVERY: Duration = Duration::from_secs(5);
+const UNSEEN_EVERY: Duration = Duration::from_secs(60);
 
 /// Requests shown.
 const RECENT: u32 = 40;
@@ -185,7 +186,7 @@ impl From<WorkerRow> for WorkerReport {
 pub(crate) async fn observe(
     shared: Arc<Shared>,
     operator: Option<Arc<OperatorSettings>>,
-    (confirmations, stake_per_result, cap): (u64, U256, U256),
+    (confirmations, stake_per_result, cap, seen): (u64, U256, U256, bool),
     reports: watch::Sender<Arc<Report>>,
 ) -> Result<(), RelayerError> {
     let started = Instant::now();
@@ -231,7 +232,7 @@ pub(crate) async fn observe(
         measure(&report, stake_per_result, cap);
         m::install().run_upkeep();
         reports.send_replace(Arc::new(report));
-        tokio::select! { () = tokio::time::sleep(EVERY) => {}, () = shared.stop.cancelled() => {} }
+        tokio::select! { () = tokio::time::sleep(if seen { EVERY } else { UNSEEN_EVERY }) => {}, () = shared.stop.cancelled() => {} }
     }
     Ok(())
 }

@@ -340,6 +340,17 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     let (rpc, terms, newest) = begin(&settings, &stop).await?;
     let store = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?;
     let store = store.with_lease(settings.lease);
+    match &settings.operator {
+        Some(operator) => store.belong_to(operator.account.address()).await?,
+        // As the submitter it would keep those from their work that have an account.
+        None if settings.store.is_shared() => {
+            return Err(RelayerError::NotReady(
+                "a relayer without [operator] only watches, and has no share in a queue: give it a file, [store] path"
+                    .into(),
+            ));
+        }
+        None => {}
+    }
     let operator = settings.operator.as_ref().map_or(Address::ZERO, |operator| operator.account.address());
     let (head_sender, head) = watch::channel(newest);
     let (leads_sender, leads) = watch::channel(false);
@@ -394,7 +405,8 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         tasks.spawn(supervise("disputes", shared.clone(), dispute::run(shared.clone(), seat)));
     }
     let operator = settings.operator.map(Arc::new);
-    let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend);
+    let often = http.is_some();
+    let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend, often);
     let observer = ops::observe(shared.clone(), operator.clone(), observed, report_sender);
     tasks.spawn(supervise("observer", shared.clone(), observer));
     if let (Some(operator), Some(sender)) = (operator, sender) {

@@ -151,7 +151,7 @@ async fn infer_batch(shared: &Shared, served: &Served, rows: Vec<RequestRow>) ->
     let answered: Vec<_> = rows
         .iter()
         .zip(&answers)
-        .filter_map(|(row, answer)| Some((row.key(), answer.as_ref().ok()?.clone())))
+        .filter_map(|(row, answer)| Some((&row.request, answer.as_ref().ok()?.clone())))
         .collect();
     shared.store.inferred(&answered, took).await?;
     crash::point("inferred");
@@ -213,7 +213,7 @@ async fn sign(shared: &Shared, operator: &OperatorSettings) -> Result<bool, Rela
         let Some(output) = &row.output else { continue };
         let digest = domain.fulfillment_digest(&row.request, output);
         let signature = operator.signer.sign_hash_sync(&digest).map_err(crate::chain::SendError::from)?;
-        signatures.push((row.key(), signature_bytes(&signature).to_vec()));
+        signatures.push((&row.request, signature_bytes(&signature).to_vec()));
     }
     if rows.is_empty() {
         return Ok(false);
@@ -231,7 +231,7 @@ async fn sign(shared: &Shared, operator: &OperatorSettings) -> Result<bool, Rela
 
 pub(super) async fn drop_request(shared: &Shared, row: &RequestRow, reason: &str) -> Result<(), RelayerError> {
     info!(request = %row.id(), reason, "not answering");
-    shared.store.dropped(row.key(), reason).await?;
+    shared.store.dropped(&row.request, reason).await?;
     metrics::counter!(REFUSALS, "model" => row.request.model.short().to_string()).increment(1);
     let _ = shared.reporter.send(Progress::Dropped { id: row.id(), reason: reason.to_owned() });
     Ok(())

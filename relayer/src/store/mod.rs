@@ -77,6 +77,18 @@ pub enum StoreError {
         /// Oracle configured now.
         oracle: Address,
     },
+    /// Shared by the processes of another operator.
+    #[error(
+        "database {location} is shared by relayers of operator {stored}, not of {operator}; use another database in [store]"
+    )]
+    OtherOperator {
+        /// Where.
+        location: StoreLocation,
+        /// Operator it belongs to.
+        stored: Address,
+        /// Operator configured now.
+        operator: Address,
+    },
     /// Another process is the submitter now; what was to be written is its business.
     #[error("another process has become the submitter")]
     NotSubmitter,
@@ -185,6 +197,21 @@ impl Store {
         }
         let location = self.location.as_ref().clone();
         Err(StoreError::OtherDeployment { location, stored_chain, stored_oracle, chain, oracle })
+    }
+
+    /// Says whose work this is. A shared store is of one operator's processes: what one of them claims and signs, another one posts.
+    pub async fn belong_to(&self, operator: Address) -> Result<(), StoreError> {
+        sqlx::query("UPDATE deployment SET operator = $1 WHERE operator IS NULL OR $2 = 0")
+            .bind(operator.to_vec())
+            .bind(i64::from(self.location.is_shared()))
+            .execute(&self.pool)
+            .await?;
+        let row = sqlx::query("SELECT operator FROM deployment").fetch_one(&self.pool).await?;
+        let stored = address(row.try_get(0)?)?;
+        if stored == operator {
+            return Ok(());
+        }
+        Err(StoreError::OtherOperator { location: self.location.as_ref().clone(), stored, operator })
     }
 
     /// Chain id and oracle that the database belongs to.

@@ -323,39 +323,39 @@ impl Store {
     }
 
     /// `Seen -> Inferred`, of a batch at once.
-    pub async fn inferred(&self, batch: &[((u64, u32), Vec<u8>)], took: Duration) -> Result<(), StoreError> {
+    pub async fn inferred(&self, batch: &[(&Request, Vec<u8>)], took: Duration) -> Result<(), StoreError> {
         let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
         let mut transaction = self.pool.begin().await?;
-        for (key, output) in batch {
+        for (request, output) in batch {
             let query = sqlx::query(
-                "UPDATE requests SET step = 'inferred', output = $4, infer_micros = $5, updated_at = $3
-                 WHERE step = 'seen' AND id = $1 AND attempt = $2",
+                "UPDATE requests SET step = 'inferred', output = $5, infer_micros = $6, updated_at = $3
+                 WHERE step = 'seen' AND id = $1 AND attempt = $2 AND request = $4",
             );
-            advance(query, *key)?.bind(output.clone()).bind(micros).execute(&mut *transaction).await?;
+            advance(query, request)?.bind(output.clone()).bind(micros).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
     }
 
     /// `Inferred -> Signed`, of a batch at once. Nobody need claim them any more.
-    pub async fn signed(&self, batch: &[((u64, u32), Vec<u8>)]) -> Result<(), StoreError> {
+    pub async fn signed(&self, batch: &[(&Request, Vec<u8>)]) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
-        for (key, signature) in batch {
+        for (request, signature) in batch {
             let query = sqlx::query(
-                "UPDATE requests SET step = 'signed', signature = $4, worker = NULL, claimed_until = NULL, updated_at = $3
-                 WHERE step = 'inferred' AND id = $1 AND attempt = $2",
+                "UPDATE requests SET step = 'signed', signature = $5, worker = NULL, claimed_until = NULL, updated_at = $3
+                 WHERE step = 'inferred' AND id = $1 AND attempt = $2 AND request = $4",
             );
-            advance(query, *key)?.bind(signature.clone()).execute(&mut *transaction).await?;
+            advance(query, request)?.bind(signature.clone()).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
     }
 
     /// Stops working on a request that is not on chain yet.
-    pub async fn dropped(&self, key: (u64, u32), reason: &str) -> Result<(), StoreError> {
+    pub async fn dropped(&self, request: &Request, reason: &str) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "UPDATE requests SET step = 'dropped', reason = $4, worker = NULL, claimed_until = NULL, updated_at = $3
-             WHERE step IN ('seen', 'inferred', 'signed', 'posting') AND id = $1 AND attempt = $2",
+            "UPDATE requests SET step = 'dropped', reason = $5, worker = NULL, claimed_until = NULL, updated_at = $3
+             WHERE step IN ('seen', 'inferred', 'signed', 'posting') AND id = $1 AND attempt = $2 AND request = $4",
         );
-        advance(query, key)?.bind(reason.to_owned()).execute(&self.pool).await?;
+        advance(query, request)?.bind(reason.to_owned()).execute(&self.pool).await?;
         Ok(())
     }
 
@@ -374,7 +374,7 @@ impl Store {
             "UPDATE requests SET step = CASE step WHEN 'posting' THEN 'signed' ELSE 'posted' END, updated_at = $3
              WHERE step IN ('posting', 'finalizing') AND id = $1 AND attempt = $2",
         );
-        advance(query, key)?.execute(&self.pool).await?;
+        query.bind(signed(key.0)?).bind(i64::from(key.1)).bind(now_millis()).execute(&self.pool).await?;
         Ok(())
     }
 }
@@ -382,9 +382,11 @@ impl Store {
 /// A statement; the values of its places are added one after the other.
 type Statement<'q> = sqlx::query::Query<'q, Any, <Any as sqlx::Database>::Arguments>;
 
-/// The first three places of an update of one request. No row changed means that the chain was faster: that is fine.
-fn advance(query: Statement<'_>, key: (u64, u32)) -> Result<Statement<'_>, StoreError> {
-    Ok(query.bind(signed(key.0)?).bind(i64::from(key.1)).bind(now_millis()))
+/// The first four places of an update of one request. No row changed means that the chain was faster: that is fine.
+// INVARIANT: what was found out for one request never becomes another's. A reorganisation can put another one under the same number while a model runs.
+fn advance<'q>(query: Statement<'q>, request: &Request) -> Result<Statement<'q>, StoreError> {
+    let (id, attempt) = (signed(request.id.0)?, i64::from(request.attempt));
+    Ok(query.bind(id).bind(attempt).bind(now_millis()).bind(request.pack().abi_encode()))
 }
 
 async fn remember(connection: &mut AnyConnection, number: u64, hash: B256) -> Result<(), StoreError> {

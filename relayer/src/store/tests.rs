@@ -98,12 +98,18 @@ impl Opened {
         self.store.claim(Step::Seen, operator, &[MODEL], now, 10).await.unwrap()
     }
 
+    async fn row(&self, key: (u64, u32)) -> RequestRow {
+        self.store.request(RequestId(key.0)).await.unwrap().unwrap()
+    }
+
     async fn inferred(&self, key: (u64, u32), output: &[u8]) {
-        self.store.inferred(&[(key, output.to_vec())], Duration::from_millis(3)).await.unwrap();
+        let row = self.row(key).await;
+        self.store.inferred(&[(&row.request, output.to_vec())], Duration::from_millis(3)).await.unwrap();
     }
 
     async fn signed(&self, key: (u64, u32)) {
-        self.store.signed(&[(key, vec![1; 65])]).await.unwrap();
+        let row = self.row(key).await;
+        self.store.signed(&[(&row.request, vec![1; 65])]).await.unwrap();
     }
 
     async fn apply(&self, last: u64, logs: &[OracleLog]) {
@@ -229,6 +235,27 @@ async fn a_reorganisation_is_forgotten_exactly() {
         opened.apply(12, &[requested(12, 1, b"another")]).await;
         let row = opened.store.request(RequestId(1)).await.unwrap().unwrap();
         assert_eq!(row.input, Bytes::from_static(b"another"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_found_out_for_a_request_never_becomes_that_of_its_replacement() {
+    on_both(async |opened: Opened| {
+        opened.apply(12, &[requested(11, 1, b"one")]).await;
+        let claimed = opened.claim(US, 0).await;
+        // While the model runs, a reorganisation puts another request under the same number.
+        opened.store.rewind(11).await.unwrap();
+        opened.apply(12, &[requested(11, 1, b"another")]).await;
+        let old = &claimed[0].request;
+        opened.store.inferred(&[(old, b"answer".to_vec())], Duration::ZERO).await.unwrap();
+        opened.store.dropped(old, "no reason").await.unwrap();
+        assert_eq!(opened.step(1).await, Some(Step::Seen), "nothing is known about this one");
+        let new = opened.claim(US, 0).await;
+        assert_eq!(new[0].input, Bytes::from_static(b"another"));
+        opened.store.inferred(&[(&new[0].request, b"its own".to_vec())], Duration::ZERO).await.unwrap();
+        opened.store.signed(&[(old, vec![1; 65])]).await.unwrap();
+        assert_eq!(opened.step(1).await, Some(Step::Inferred), "another's signature is none");
     })
     .await;
 }
@@ -531,12 +558,12 @@ async fn workers_that_claim_at_once_claim_each_request_once() {
                 let mut claimed = Vec::new();
                 loop {
                     let rows = store.claim(Step::Seen, US, &[MODEL], 0, 7).await.unwrap();
-                    let done: Vec<_> = rows.iter().map(|row| (row.key(), b"answer".to_vec())).collect();
+                    let done: Vec<_> = rows.iter().map(|row| (&row.request, b"answer".to_vec())).collect();
                     if done.is_empty() {
                         return claimed;
                     }
                     store.inferred(&done, Duration::ZERO).await.unwrap();
-                    claimed.extend(done.into_iter().map(|(key, _)| key));
+                    claimed.extend(rows.iter().map(RequestRow::key));
                 }
             });
         }
@@ -582,6 +609,18 @@ async fn there_is_one_submitter_and_one_that_was_writes_nothing_more() {
 }
 
 #[tokio::test]
+async fn a_shared_queue_is_of_one_operator() {
+    on_postgres(async |opened: Opened| {
+        opened.store.belong_to(US).await.unwrap();
+        let second = opened.second().await;
+        second.belong_to(US).await.unwrap();
+        let error = second.belong_to(Address::repeat_byte(6)).await.unwrap_err();
+        assert!(matches!(error, StoreError::OtherOperator { stored: US, .. }), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_that_is_gone_for_a_while_is_waited_for() {
     let Ok(server) = Postgres::start() else {
         // Said, and refused in continuous integration, by the others.
@@ -606,7 +645,8 @@ async fn a_full_disk_is_waited_for() {
     opened.apply(11, &[requested(11, 1, b"one")]).await;
     let pages = |limit: String| sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {limit}")));
     pages("1".into()).execute(&opened.store.pool).await.unwrap(); // as many as there are
-    let error = opened.store.inferred(&[((1, 0), vec![7; 1 << 20])], Duration::ZERO).await.unwrap_err();
+    let row = opened.row((1, 0)).await;
+    let error = opened.store.inferred(&[(&row.request, vec![7; 1 << 20])], Duration::ZERO).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("full"), "{error}");
     assert_eq!(opened.step(1).await, Some(Step::Seen), "nothing of it is stored");
     pages("1000000".into()).execute(&opened.store.pool).await.unwrap();

@@ -10,6 +10,7 @@
 mod chain;
 mod claims;
 mod fixture;
+mod gas;
 mod graphs;
 mod hostile;
 #[path = "../program/models.rs"]

@@ -68,8 +68,7 @@ abstract contract StepFamily {
         view
         returns (uint32)
     {
-        Step memory s = _begin(run, element, proof);
-        s.undefined = 0;
+        Step memory s = _begin(run, element, proof, 0);
         if (element.index >= _place(s, element)) revert IStepVerifier.InvalidOpening("index");
         _operands(s);
         _check(s);
@@ -85,7 +84,7 @@ abstract contract StepFamily {
         bytes calldata leaf,
         bytes calldata proof
     ) external view returns (bool) {
-        Step memory s = _begin(run, element, proof);
+        Step memory s = _begin(run, element, proof, 1);
         _claim(s, element, leaf);
         _operands(s);
         _check(s);
@@ -101,7 +100,7 @@ abstract contract StepFamily {
         uint32 part,
         bytes calldata proof
     ) external view returns (bool) {
-        Step memory s = _begin(run, element, proof);
+        Step memory s = _begin(run, element, proof, 1);
         if (element.index >= _place(s, element)) revert IStepVerifier.InvalidOpening("index");
         _operands(s);
         _check(s);
@@ -118,7 +117,7 @@ abstract contract StepFamily {
         bytes calldata partials,
         bytes calldata proof
     ) external view returns (bool) {
-        Step memory s = _begin(run, element, proof);
+        Step memory s = _begin(run, element, proof, 1);
         _claim(s, element, leaf);
         _operands(s);
         _check(s);
@@ -167,8 +166,9 @@ abstract contract StepFamily {
 
     // ---------------------------------------------------------------- the disputed node
 
-    /// Opens the disputed node. A step is wrong if undefined, unless said otherwise.
-    function _begin(IStepVerifier.Run calldata run, IStepVerifier.Element calldata element, bytes calldata proof)
+    /// Opens the disputed node.
+    /// @param undefined What the call returns if the step is undefined.
+    function _begin(IStepVerifier.Run calldata run, IStepVerifier.Element calldata element, bytes calldata proof, uint256 undefined)
         internal
         pure
         returns (Step memory s)
@@ -178,7 +178,7 @@ abstract contract StepFamily {
             runPlace := run
             proofPlace := add(proof.offset, calldataload(proof.offset))
         }
-        (s.undefined, s.run, s.proof, s.node) = (1, runPlace, proofPlace, element.node);
+        (s.undefined, s.run, s.proof, s.node) = (undefined, runPlace, proofPlace, element.node);
         if (s.node >= run.claim.nodes) _undefined(s);
         IStepVerifier.NodeOpening calldata o = _proof(s).node;
         bytes calldata descriptor = o.descriptor;

@@ -1,5 +1,8 @@
 -- Several workers on one queue, fairly between requesters; and disputes that a reorganisation takes back.
 
+-- Whose work this is; unknown until an operator opens it.
+ALTER TABLE deployment ADD COLUMN operator BLOB;
+
 -- Whose request it is: for turns.
 ALTER TABLE requests ADD COLUMN requester BLOB NOT NULL DEFAULT x'';
 UPDATE requests SET requester = substr(request, 1, 20);
