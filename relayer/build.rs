@@ -91,7 +91,7 @@ fn nvcc() -> Option<PathBuf> {
 
 /// Instructions on f32 and f64 that may occur: the five operations, rounded as the arithmetic says, and what moves,
 /// compares or converts numbers without rounding them otherwise.
-const ALLOWED: [&str; 26] = [
+const ALLOWED: &[&str] = &[
     "add.rn.f32",
     "sub.rn.f32",
     "mul.rn.f32",
@@ -100,6 +100,8 @@ const ALLOWED: [&str; 26] = [
     "fma.rn.f32",
     "neg.f32",
     "abs.f32",
+    "max.f32",
+    "min.f32",
     "mov.f32",
     "selp.f32",
     "setp.",

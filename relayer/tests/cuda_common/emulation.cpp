@@ -4,6 +4,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <ucontext.h>
 #include <vector>
 
@@ -44,7 +45,8 @@ jmp_buf failure;
 u32 current, threads, waiting, done;
 const Kernel *running;
 void **parameters;
-char message[256];
+thread_local char message[256];
+std::mutex turn; // there is one of everything
 u64 random_state;
 
 u32 random_below(u32 n) {
@@ -181,6 +183,7 @@ void emulated_mma_i8(i32 *d, const u32 *a, const u32 *b) {
 // 0 if all went well; else `emulated_message` says what did not.
 extern "C" int emulated_launch(const char *name, const u32 *grid, u32 block, void **arguments, const u32 *sizes, u32 arity,
                                u64 seed) {
+    std::lock_guard<std::mutex> held(turn);
     const Kernel *kernel = Kernel::all;
     while (kernel && std::strcmp(kernel->name, name) != 0) kernel = kernel->next;
     auto refuse = [&](const char *what) {

@@ -5,11 +5,12 @@
 #![allow(dead_code)] // each test program uses its part
 
 use candor_relayer::engine::cuda::{Arg, Description, DeviceError, Driver, Kernel, Recording, Worker};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 type Launch = unsafe extern "C" fn(*const c_char, *const u32, u32, *mut *mut c_void, *const u32, u32, u64) -> c_int;
 
@@ -18,8 +19,6 @@ pub(crate) struct Library {
     launch: Launch,
     message: unsafe extern "C" fn() -> *const c_char,
     name: unsafe extern "C" fn(u32) -> *const c_char,
-    /// Blocks share memory that is static, so one launch runs at a time.
-    turn: Mutex<()>,
 }
 
 impl Library {
@@ -48,7 +47,6 @@ impl Library {
                     name: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(u32) -> *const c_char>(symbol(
                         c"emulated_name",
                     )),
-                    turn: Mutex::new(()),
                 }
             }
         })
@@ -63,10 +61,6 @@ impl Library {
             // SAFETY: a string constant of the library.
             .map(|name| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
             .collect()
-    }
-
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,10 +168,20 @@ pub(crate) struct Emulated {
     /// Draws the order of threads and blocks.
     seed: u64,
     /// Bytes there are.
-    pub(crate) memory: usize,
+    pub(crate) memory: Arc<AtomicUsize>,
     used: usize,
-    /// The device is lost at this many launches from now.
-    pub(crate) lost_in: Option<u64>,
+    /// The device is lost when this many launches more have been made; never if it is negative.
+    pub(crate) lost_in: Arc<AtomicI64>,
+    /// A bit that turns over in everything that is copied from the device.
+    pub(crate) broken_bit: Option<usize>,
+}
+
+/// Names of the kernels that were launched in this process.
+static LAUNCHED: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// Names of the kernels that were launched so far.
+pub(crate) fn launched() -> BTreeSet<&'static str> {
+    LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl Emulated {
@@ -190,29 +194,32 @@ impl Emulated {
             recordings: HashMap::new(),
             launches: 0,
             seed,
-            memory: 1 << 30,
+            memory: Arc::new(AtomicUsize::new(1 << 30)),
             used: 0,
-            lost_in: None,
+            lost_in: Arc::new(AtomicI64::new(-1)),
+            broken_bit: None,
         }
     }
 
     fn check(&self) -> Result<(), DeviceError> {
-        match self.lost_in {
-            Some(0) => Err(DeviceError::Lost("pulled out".to_string())),
+        match self.lost_in.load(Ordering::SeqCst) {
+            0 => Err(DeviceError::Lost("pulled out".to_string())),
             _ => Ok(()),
         }
     }
 
     fn run(&mut self, kernel: Kernel, grid: [u32; 3], threads: u32, args: &[Arg]) -> Result<(), DeviceError> {
         self.check()?;
-        self.lost_in = self.lost_in.map(|launches| launches - 1);
-        self.check()?;
+        if self.lost_in.load(Ordering::SeqCst) > 0 {
+            self.lost_in.fetch_sub(1, Ordering::SeqCst);
+            self.check()?;
+        }
+        LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel.name);
         self.launches += 1;
         let name = CString::new(kernel.name).expect("no zero in a name");
         let mut values: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
         let sizes: Vec<u32> = args.iter().map(|arg| arg.size() as u32).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
-        let _turn = self.library.turn();
         // SAFETY: a name, three dimensions, and as many pointers and sizes as `sizes.len()`, all alive during the call.
         // What kernels read and write through the addresses they are given is what the tests are about.
         let failed = unsafe {
@@ -229,7 +236,7 @@ impl Emulated {
         if failed == 0 {
             return Ok(());
         }
-        // SAFETY: a string in the library, which nobody changes while it is our turn.
+        // SAFETY: a string in the library, this thread's own.
         let message = unsafe { CStr::from_ptr((self.library.message)()) }.to_string_lossy().into_owned();
         Err(DeviceError::Failed(message))
     }
@@ -244,12 +251,12 @@ impl Driver for Emulated {
             driver: "none".to_string(),
             capability: "9.0".to_string(),
             multiprocessors: 4,
-            memory: self.memory as u64,
+            memory: self.memory.load(Ordering::SeqCst) as u64,
         }
     }
 
     fn free_memory(&self) -> Result<u64, DeviceError> {
-        Ok((self.memory - self.used) as u64)
+        Ok(self.memory.load(Ordering::SeqCst).saturating_sub(self.used) as u64)
     }
 
     fn exact(&self) -> bool {
@@ -258,7 +265,7 @@ impl Driver for Emulated {
 
     fn allocate(&mut self, bytes: usize) -> Result<u64, DeviceError> {
         self.check()?;
-        if self.used + bytes > self.memory {
+        if self.used + bytes > self.memory.load(Ordering::SeqCst) {
             return Err(DeviceError::OutOfMemory { bytes });
         }
         let body = bytes.next_multiple_of(PAGE);
@@ -297,6 +304,10 @@ impl Driver for Emulated {
         assert!(self.recording.is_none(), "a download can't be recorded");
         // SAFETY: as in `upload`.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        if let Some(bit) = self.broken_bit {
+            let at = bit % (8 * bytes.len());
+            bytes[at / 8] ^= 1 << (at % 8);
+        }
         Ok(())
     }
 

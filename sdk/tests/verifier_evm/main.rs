@@ -18,6 +18,7 @@ mod hostile;
 mod models;
 mod steps;
 mod tampering;
+mod vectors;
 
 /// How many steps to judge in each test.
 fn wanted(sample: usize) -> usize {

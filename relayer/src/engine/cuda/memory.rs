@@ -125,17 +125,7 @@ impl Device {
         let spare = self.0.spare.borrow_mut().get_mut(&bytes).and_then(Vec::pop);
         let address = match spare {
             Some(address) => address,
-            None => match self.0.driver.borrow_mut().allocate(bytes) {
-                Err(DeviceError::OutOfMemory { .. }) => {
-                    // What is spare in other sizes may be enough.
-                    let mut driver = self.0.driver.borrow_mut();
-                    for (bytes, addresses) in self.0.spare.borrow_mut().drain() {
-                        addresses.into_iter().for_each(|address| driver.release(address, bytes));
-                    }
-                    driver.allocate(bytes)?
-                }
-                other => other?,
-            },
+            None => self.allocate_anew(bytes)?,
         };
         let mut recording = self.0.recording.borrow_mut();
         let private = recording.is_some();
@@ -143,6 +133,20 @@ impl Device {
             recording.all.push((address, bytes));
         }
         Ok(Rc::new(Buffer { device: self.clone(), address, bytes, private }))
+    }
+
+    /// Memory from the driver; what is spare in other sizes is given back if that makes room.
+    fn allocate_anew(&self, bytes: usize) -> Result<u64> {
+        let mut driver = self.0.driver.borrow_mut();
+        match driver.allocate(bytes) {
+            Err(DeviceError::OutOfMemory { .. }) => {
+                for (bytes, addresses) in self.0.spare.borrow_mut().drain() {
+                    addresses.into_iter().for_each(|address| driver.release(address, bytes));
+                }
+                driver.allocate(bytes)
+            }
+            other => other,
+        }
     }
 
     /// Records the launches that `f` asks for. Nothing is computed until they are replayed; what `f` returns is where the

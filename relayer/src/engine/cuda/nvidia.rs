@@ -229,8 +229,12 @@ impl Drop for Nvidia {
         // SAFETY: everything was made in `open` or since, is used by nobody any more, and is destroyed once. A device that
         // is lost refuses, and has nothing to give back.
         unsafe {
-            self.recordings.drain().for_each(|(_, graph)| drop(result::graph::exec_destroy(graph)));
-            self.modules.drain().for_each(|(_, module)| drop(result::module::unload(module)));
+            for (_, graph) in self.recordings.drain() {
+                let _ = result::graph::exec_destroy(graph);
+            }
+            for (_, module) in self.modules.drain() {
+                let _ = result::module::unload(module);
+            }
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);
         }
