@@ -8,7 +8,7 @@ use crate::{
         Player,
         book::{Book, Posted},
         opinion::{self, Verdict},
-        trace::EngineTrace,
+        tree::narrow,
     },
     models::CatalogModel,
 };
@@ -17,13 +17,11 @@ use anyhow::{Context as _, bail};
 use candor_sdk::{
     bindings::{IDisputeGame, IInferenceOracle, Outcome as End, Terms, Turn},
     client::Call,
-    dispute::{Case, Descent, Trace},
+    dispute::Case,
     ids::ModelId,
-    program::{DType, LEAF},
 };
 use clap::Subcommand;
 use serde_json::json;
-use std::convert::Infallible;
 
 /// What `candor dispute` does.
 #[derive(Debug, Subcommand)]
@@ -104,6 +102,30 @@ impl Court {
     }
 }
 
+/// A line about disputes that are open, and those of them that are this account's.
+pub(super) async fn summary(context: &Context, config: &Config) -> anyhow::Result<()> {
+    let client = context.client(config).await?;
+    if client.view(client.oracle, IInferenceOracle::disputeGameCall {}).await?.is_zero() {
+        return Ok(());
+    }
+    let court = Court::read(config).await?;
+    let account = context.account(config).ok().map(|key| key.address());
+    let open: Vec<&Case> = court.book.docket().cases().filter(|case| case.ended.is_none()).collect();
+    let party = |case: &&&Case| {
+        let parties = [case.opened.operator, case.opened.challenger];
+        account.is_some_and(|account| parties.contains(&account))
+    };
+    let own = open.iter().filter(party).count();
+    let bond = U256::from(court.terms.bond);
+    context.say(
+        || match open.len() {
+            0 => format!("disputes   none open; a challenge takes {}", money(bond)),
+            all => format!("disputes   {all} open, {own} of them this account's: `candor dispute list`"),
+        },
+        || json!({ "event": "disputes", "open": open.len(), "own": own, "bond": bond.to_string() }),
+    )
+}
+
 /// Whose move it is, and which.
 fn turn(case: &Case) -> String {
     if let Some(ended) = case.ended {
@@ -137,7 +159,11 @@ async fn list(context: &Context, court: &Court) -> anyhow::Result<Outcome> {
             || {
                 let time = left.map_or_else(String::new, |left| format!(", {left} s left"));
                 let (operator, challenger) = (short(&dispute.operator), short(&dispute.challenger));
-                format!("{}  request {request}, operator {operator}, challenger {challenger}; {}{time}", case.id(), turn(case))
+                format!(
+                    "{}  request {request}, operator {operator}, challenger {challenger}; {}{time}",
+                    case.id(),
+                    turn(case)
+                )
             },
             || {
                 json!({ "event": "dispute", "id": case.id(), "request": request.0, "operator": dispute.operator,
@@ -154,28 +180,21 @@ async fn list(context: &Context, court: &Court) -> anyhow::Result<Outcome> {
 
 /// The model of a result, if it is known here.
 fn player(context: &Context, config: &Config, id: ModelId) -> Option<Player> {
-    known_models(config).iter().find_map(|source| {
-        let model = CatalogModel::load(source).ok().filter(|model| model.id() == id)?;
-        Player::new(model.name(), model.runner())
-    }).or_else(|| {
-        let model = context.model(config, &id.to_string()).ok()?;
-        Player::new(model.name(), model.runner())
-    })
-}
-
-/// What a dispute has come down to.
-#[derive(Default)]
-struct Found {
-    lines: Vec<String>,
-    node: Option<u32>,
-    label: Option<String>,
-    element: Option<(usize, usize)>,
-    claimed: Option<String>,
-    right: Option<String>,
+    known_models(config)
+        .iter()
+        .find_map(|source| {
+            let model = CatalogModel::load(source).ok().filter(|model| model.id() == id)?;
+            Player::new(model.name(), model.runner())
+        })
+        .or_else(|| {
+            let model = context.model(config, &id.to_string()).ok()?;
+            Player::new(model.name(), model.runner())
+        })
 }
 
 async fn show(context: &Context, config: &Config, court: &Court, id: u64) -> anyhow::Result<Outcome> {
-    let case = court.book.docket().case(id).ok_or_else(|| UsageError(format!("there is no dispute {id} on this chain")))?;
+    let case =
+        court.book.docket().case(id).ok_or_else(|| UsageError(format!("there is no dispute {id} on this chain")))?;
     let left = court.time_left(case).await?;
     let request = candor_sdk::request::Request::unpack(&case.request)?;
     let player = player(context, config, request.model);
@@ -208,65 +227,6 @@ async fn show(context: &Context, config: &Config, court: &Court, id: u64) -> any
         },
     )?;
     Ok(Outcome::Done)
-}
-
-/// Reads the moves as a way down the model.
-fn narrow(case: &Case, player: Option<&Player>, posted: Option<&Posted>) -> anyhow::Result<Found> {
-    let mut found = Found::default();
-    let Some(claimed) = &case.claim else { return Ok(found) };
-    let claim = &claimed.claim;
-    found.lines.push(format!("claim: {} nodes, {} positions, root {}", claim.nodes, claim.sequence, claim.root));
-    let descent = Descent::read::<Infallible>(case, claimed)?;
-    for group in &descent.nodes[1..] {
-        let first = group.index << group.height;
-        let last = (first + (1 << group.height)).min(group.count) - 1;
-        found.lines.push(format!("└ nodes {first} to {last}"));
-    }
-    let Some(node) = descent.node else { return Ok(found) };
-    found.node = Some(node);
-    let description = player.and_then(|player| player.model().program.nodes.get(node as usize));
-    let label = description.map(|node| if node.label.is_empty() { node.op.name().to_owned() } else { format!("{} ({})", node.label, node.op.name()) });
-    found.lines.push(format!("└ node {node}{}", label.as_ref().map_or_else(String::new, |label| format!(": {label}"))));
-    found.label = label;
-    for group in &descent.tensor {
-        let first = group.index << group.height;
-        let last = (first + (1 << group.height)).min(group.count) - 1;
-        found.lines.push(format!("  └ leaves {first} to {last} of {}", group.count));
-    }
-    let (Some(leaf), Some(player), Some(description)) = (descent.leaf, player, description) else { return Ok(found) };
-    // Our own run over the claimed tokens: where it differs is what the dispute is about.
-    let own = posted.and_then(|posted| {
-        let request = opinion::question(posted)?;
-        let tokens = claimed.tokens.as_chunks::<4>().0.iter().map(|bytes| u32::from_be_bytes(*bytes)).collect();
-        let trace = EngineTrace::over(player.clone(), request, tokens).ok()?;
-        trace.tensors(&[node]).ok()?.remove(&node)
-    });
-    let Some(own) = own else { return Ok(found) };
-    let per_row = own.leaves_per_row().max(1) as u64;
-    let (row, first) = ((leaf / per_row) as usize, (leaf % per_row) as usize * LEAF);
-    found.lines.push(format!("    └ row {row}, columns from {first}"));
-    let Some(shown) = &descent.elements else { return Ok(found) };
-    let mut right = Vec::new();
-    if row < own.rows() {
-        own.write_leaf(row, first / LEAF, &mut right);
-    }
-    let width = description.dtype.size();
-    let differing = shown.chunks(width).zip(right.chunks(width)).position(|(shown, right)| shown != right);
-    let Some(element) = descent.element.map(|element| element as usize).or(differing) else { return Ok(found) };
-    let value = |bytes: &[u8]| {
-        let bytes = bytes.get(element * width..(element + 1) * width)?;
-        Some(match (description.dtype, bytes) {
-            (DType::F32, &[a, b, c, d]) => format!("{:?}", f32::from_le_bytes([a, b, c, d])),
-            (_, &[a, b, c, d]) => u32::from_le_bytes([a, b, c, d]).to_string(),
-            (DType::I8, &[a]) => (a as i8).to_string(),
-            (_, bytes) => format!("{bytes:?}"),
-        })
-    };
-    (found.element, found.claimed, found.right) = (Some((row, first + element)), value(shown), value(&right));
-    if let (Some(claimed), Some(right)) = (&found.claimed, &found.right) {
-        found.lines.push(format!("      └ element {row}, {}: claimed {claimed}, right {right}", first + element));
-    }
-    Ok(found)
 }
 
 async fn challenge(

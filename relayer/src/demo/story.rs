@@ -212,7 +212,9 @@ impl<'a, W: Write> Story<'a, W> {
                 }
                 Event::Dropped { request, reason }
             }
-            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } | Progress::Dispute(_) => return Ok(()),
+            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } | Progress::Dispute(_) => {
+                return Ok(());
+            }
         };
         Ok(self.narrator.tell(&event)?)
     }

@@ -31,10 +31,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{task::JoinSet, time::Instant};
 use tracing::{debug, error, info, warn};
 
 /// Whose results are looked at.
@@ -313,7 +310,9 @@ impl Table {
         match &verdict {
             Verdict::Right => debug!(request = %request.id, "the result is right"),
             Verdict::Wrong => warn!(request = %request.id, "the result is WRONG"),
-            Verdict::Unsure(reason) => error!(request = %request.id, %reason, "can't judge a result; not challenging it"),
+            Verdict::Unsure(reason) => {
+                error!(request = %request.id, %reason, "can't judge a result; not challenging it")
+            }
         }
         if matches!(verdict, Verdict::Unsure(_)) {
             self.held.insert(errand, Instant::now() + UNSURE);
@@ -340,7 +339,12 @@ impl Table {
             busy = true;
             match self.book.docket().fallen(&case.opened.result) {
                 Some(true) => {
-                    self.simple(Errand::Close(case.id()), case, u64::MAX, IDisputeGame::closeCall { dispute: case.dispute().clone() });
+                    self.simple(
+                        Errand::Close(case.id()),
+                        case,
+                        u64::MAX,
+                        IDisputeGame::closeCall { dispute: case.dispute().clone() },
+                    );
                     continue;
                 }
                 Some(false) => continue, // rejected below, once for all
@@ -403,7 +407,9 @@ impl Table {
             .book
             .docket()
             .cases()
-            .filter(|case| case.opened.challenger == self.account && self.book.docket().fallen(&case.opened.result) == Some(false))
+            .filter(|case| {
+                case.opened.challenger == self.account && self.book.docket().fallen(&case.opened.result) == Some(false)
+            })
             .cloned()
             .collect();
         for case in cases {
@@ -425,7 +431,10 @@ impl Table {
             return;
         };
         let Some(player) = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned() else {
-            error!(dispute = case.id(), "a dispute about a model that is not loaded here: add it to models.serve, or the dispute is lost");
+            error!(
+                dispute = case.id(),
+                "a dispute about a model that is not loaded here: add it to models.serve, or the dispute is lost"
+            );
             self.held.insert(errand, Instant::now() + UNSURE);
             return;
         };
@@ -433,16 +442,14 @@ impl Table {
         let known = self.own.get(&key).cloned();
         let game = self.seat.game;
         self.about.insert(errand, ());
-        self.thoughts.spawn_blocking(move || {
-            match next(&case, &posted, &player, operator, known) {
-                Ok((own, Some((what, data)))) => {
-                    let call = Call { to: game, value: U256::ZERO, data };
-                    let ready = Ready { until, call, what, of: case.id() };
-                    (errand, Thought::Ready(ready), Some((key.0, key.1, own)))
-                }
-                Ok((own, None)) => (errand, Thought::Nothing, Some((key.0, key.1, own))),
-                Err(problem) => (errand, Thought::Failed(problem), None),
+        self.thoughts.spawn_blocking(move || match next(&case, &posted, &player, operator, known) {
+            Ok((own, Some((what, data)))) => {
+                let call = Call { to: game, value: U256::ZERO, data };
+                let ready = Ready { until, call, what, of: case.id() };
+                (errand, Thought::Ready(ready), Some((key.0, key.1, own)))
             }
+            Ok((own, None)) => (errand, Thought::Nothing, Some((key.0, key.1, own))),
+            Err(problem) => (errand, Thought::Failed(problem), None),
         });
     }
 
@@ -476,9 +483,11 @@ impl Table {
                 }
                 Some(Verdict::Wrong) => {
                     let errand = Errand::Challenge(result);
-                    let challenged = self.book.docket().cases().any(|case| {
-                        case.opened.challenger == self.account && case.opened.result == result
-                    });
+                    let challenged = self
+                        .book
+                        .docket()
+                        .cases()
+                        .any(|case| case.opened.challenger == self.account && case.opened.result == result);
                     if challenged || !self.is_free(errand) {
                         continue;
                     }
@@ -493,7 +502,10 @@ impl Table {
                         continue;
                     }
                     self.poor = false;
-                    let call = IDisputeGame::challengeCall { request: posted.request, fulfillment: posted.fulfillment.clone() };
+                    let call = IDisputeGame::challengeCall {
+                        request: posted.request,
+                        fulfillment: posted.fulfillment.clone(),
+                    };
                     let call = Call::new(self.seat.game, bond, &call);
                     let of = posted.readable().map_or(0, |request| request.id.0);
                     self.ready.insert((until, errand), Ready { until, call, what: name(errand), of });
@@ -523,7 +535,8 @@ impl Table {
             self.held.insert(Errand::Withdraw, Instant::now() + HOLD);
             return Ok(());
         }
-        let call = Call::new(self.seat.game, U256::ZERO, &IDisputeGame::withdrawCreditCall { to: self.account, amount });
+        let call =
+            Call::new(self.seat.game, U256::ZERO, &IDisputeGame::withdrawCreditCall { to: self.account, amount });
         let ready = Ready { until: u64::MAX, call, what: "withdraw", of: 0 };
         self.ready.insert((u64::MAX, Errand::Withdraw), ready);
         Ok(())
@@ -581,12 +594,14 @@ fn errand_of(case: &Case) -> Errand {
 fn is_current(book: &Book, errand: Errand) -> bool {
     let fallen = |case: &Case| book.docket().fallen(&case.opened.result).is_some();
     match errand {
-        Errand::Move(id, ..) => {
-            book.docket().case(id).is_some_and(|case| case.ended.is_none() && !fallen(case) && errand_of(case) == errand)
-        }
-        Errand::Claim(result) => book.docket().cases().any(|case| {
-            case.opened.result == result && case.ended.is_none() && !fallen(case) && case.claim.is_none()
-        }),
+        Errand::Move(id, ..) => book
+            .docket()
+            .case(id)
+            .is_some_and(|case| case.ended.is_none() && !fallen(case) && errand_of(case) == errand),
+        Errand::Claim(result) => book
+            .docket()
+            .cases()
+            .any(|case| case.opened.result == result && case.ended.is_none() && !fallen(case) && case.claim.is_none()),
         Errand::Timeout(id) => book.docket().case(id).is_some_and(|case| case.ended.is_none() && !fallen(case)),
         Errand::Close(id) => book.docket().case(id).is_some_and(|case| case.ended.is_none()),
         Errand::Reject(result) => book.docket().fallen(&result) == Some(false),
@@ -638,8 +653,7 @@ fn next(
         Own::Opinion(opinion) => match challenge(case, model, opinion).map_err(text)? {
             Some(planned) => {
                 let request = opinion::question(posted).ok_or("the request does not decode")?;
-                let proof =
-                    evidence(case, model, trees, &request, &posted.output, opinion, &planned).map_err(text)?;
+                let proof = evidence(case, model, trees, &request, &posted.output, opinion, &planned).map_err(text)?;
                 Some((planned, proof))
             }
             None => None,

@@ -396,9 +396,8 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window);
     tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
     let account = account(&settings).cloned();
-    let sender = account.map(|account| {
-        Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval))
-    });
+    let sender = account
+        .map(|account| Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval)));
     if let Some(sender) = &sender
         && let Some(seat) = seat(&shared, &settings, &terms, sender.clone()).await?
     {

@@ -130,7 +130,14 @@ impl<'a> Table<'a> {
     }
 
     /// Sends a move; what the contract says to it.
-    fn make(&mut self, from: Address, case: &Case, next: &Move, opinion: Option<&Opinion<MemoryTrace>>, output: &[u8]) -> Result<Result<u64, String>> {
+    fn make(
+        &mut self,
+        from: Address,
+        case: &Case,
+        next: &Move,
+        opinion: Option<&Opinion<MemoryTrace>>,
+        output: &[u8],
+    ) -> Result<Result<u64, String>> {
         let known = self.known;
         let proof = match opinion {
             Some(opinion) => evidence(case, &known.model, &known.trees, &self.request, output, opinion, next)?,
@@ -219,8 +226,7 @@ impl<'a> Table<'a> {
         ensure!(ended.outcome == Outcome::Rejected, "{:?}", ended.outcome);
         let (game, challenger) = (self.evm.game, self.challenger.address());
         let input = result.input.clone().into();
-        let call =
-            IDisputeGame::rejectCall { request: result.request, fulfillment: result.fulfillment.clone(), input };
+        let call = IDisputeGame::rejectCall { request: result.request, fulfillment: result.fulfillment.clone(), input };
         let before = self.stake()?;
         self.evm.send(challenger, game, U256::ZERO, &call)?;
         ensure!(before - self.stake()? == U256::from(STAKE), "the stake was not slashed");
@@ -456,7 +462,14 @@ fn answers_and_claims_that_do_not_belong_to_the_run() -> Result<()> {
 fn sequences_that_were_not_generated_are_convicted() -> Result<()> {
     let known = &known()[3];
     let model = &known.model;
-    for (kind, admits) in [("other", true), ("other", false), ("short", true), ("short", false), ("long text", false), ("unknown token", false)] {
+    for (kind, admits) in [
+        ("other", true),
+        ("other", false),
+        ("short", true),
+        ("short", false),
+        ("long text", false),
+        ("unknown token", false),
+    ] {
         let mut table = Table::new(known, &known.ask)?;
         let right = run(&table)?;
         let mut tokens = right.generated.clone();

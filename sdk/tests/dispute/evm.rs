@@ -128,8 +128,15 @@ impl Evm {
         let owner = somebody(0xd0);
         evm.fund(owner);
         let families = [
-            "InputStep", "IndexStep", "ElementwiseStep", "FunctionStep", "ContractionStep", "QuantisedStep",
-            "ReductionStep", "SamplingStep", "TextStep",
+            "InputStep",
+            "IndexStep",
+            "ElementwiseStep",
+            "FunctionStep",
+            "ContractionStep",
+            "QuantisedStep",
+            "ReductionStep",
+            "SamplingStep",
+            "TextStep",
         ];
         let mut addresses = Vec::new();
         for family in families {
@@ -143,7 +150,16 @@ impl Evm {
         let arguments = (evm.oracle, evm.models, U256::from(STAKE), U256::from(3_600)).abi_encode_params();
         evm.operators = evm.create(owner, "OperatorRegistry", arguments)?;
         let config = (
-            evm.models, evm.operators, evm.game, WINDOW, 60u64, 120u32, 86_400u32, U256::from(STAKE), 2_000_000u32, 100_000u32,
+            evm.models,
+            evm.operators,
+            evm.game,
+            WINDOW,
+            60u64,
+            120u32,
+            86_400u32,
+            U256::from(STAKE),
+            2_000_000u32,
+            100_000u32,
         );
         let oracle = evm.create(owner, "InferenceOracle", config.abi_encode_params())?;
         assert_eq!(oracle, evm.oracle);
@@ -186,7 +202,8 @@ impl Evm {
             ExecutionResult::Success { gas, logs, output, .. } => {
                 for log in &logs {
                     if log.address == self.game
-                        && let Ok(event) = IDisputeGame::IDisputeGameEvents::decode_raw_log(log.topics(), &log.data.data)
+                        && let Ok(event) =
+                            IDisputeGame::IDisputeGameEvents::decode_raw_log(log.topics(), &log.data.data)
                     {
                         self.docket.apply(&event);
                     }
@@ -208,7 +225,13 @@ impl Evm {
     }
 
     /// Sends a transaction; `Err` inside: why it reverted.
-    pub(crate) fn try_send(&mut self, from: Address, to: Address, value: U256, data: Vec<u8>) -> Result<Result<Receipt, String>> {
+    pub(crate) fn try_send(
+        &mut self,
+        from: Address,
+        to: Address,
+        value: U256,
+        data: Vec<u8>,
+    ) -> Result<Result<Receipt, String>> {
         Ok(self.transact(from, TxKind::Call(to), value, data)?.map_err(|data| reason(&data)))
     }
 
@@ -245,10 +268,7 @@ impl Evm {
         let domain = Domain { chain_id: 1, contract: self.operators };
         let proof = key.sign(&domain.consent_digest(account));
         self.send(account, self.operators, U256::ZERO, &IOperatorRegistry::addSignerCall { signer: account, proof })?;
-        let call = IOperatorRegistry::setOfferCall {
-            modelId: model.id().0,
-            price: U96::from(PRICE),
-        };
+        let call = IOperatorRegistry::setOfferCall { modelId: model.id().0, price: U96::from(PRICE) };
         self.send(account, self.operators, U256::ZERO, &call).map(|_| ())
     }
 
@@ -272,7 +292,13 @@ impl Evm {
     }
 
     /// Answers.
-    pub(crate) fn answer(&mut self, key: &Key, request: PackedRequest, input: &[u8], output: &[u8]) -> Result<Answered> {
+    pub(crate) fn answer(
+        &mut self,
+        key: &Key,
+        request: PackedRequest,
+        input: &[u8],
+        output: &[u8],
+    ) -> Result<Answered> {
         let readable = Request::unpack(&request)?;
         let domain = Domain { chain_id: 1, contract: self.oracle };
         let signature = key.sign(&domain.fulfillment_digest(&readable, output));
