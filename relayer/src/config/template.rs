@@ -121,6 +121,9 @@ path = "{store}"
 [models]
 # Which models to serve: names of embedded ones, or folders such as "./my-model".
 serve = [{serve}]
+# What the import of one of them was told, by its name (docs/models.md): it is another model otherwise.
+# [models.options.my-model]
+# context = 1024
 
 [log]
 # auto (pretty on a terminal, JSON otherwise), pretty, plain or json.

@@ -3,8 +3,11 @@
 use super::{
     Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, quantise,
 };
+use candor_sdk::arithmetic::ARITHMETIC_VERSION;
 use candor_sdk::ids::ModelId;
-use candor_sdk::program::{Limits, Model, ModelDescriptor, Op, Operand, Symbols, WeightType};
+use candor_sdk::program::{
+    Limits, Model, ModelDescriptor, Op, Operand, Symbols, TensorDescriptor, WeightType, WeightsTree,
+};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -13,11 +16,13 @@ use thiserror::Error;
 /// What an import is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Fetching files from a hub or a server; progress is in bytes.
+    Fetching,
     /// Reading files; progress is in bytes.
     Reading,
     /// Checking tensors and building the graph.
     Building,
-    /// Hashing weights into the model's id.
+    /// Hashing weights into the model's id; progress is in bytes.
     Hashing,
     /// Running beside candle.
     Checking,
@@ -28,6 +33,7 @@ pub enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Fetching => "fetching",
             Self::Reading => "reading",
             Self::Building => "building",
             Self::Hashing => "hashing",
@@ -150,9 +156,7 @@ pub fn import(
         None => stored.clone(),
     };
     report(Stage::Building, 1, 1);
-    report(Stage::Hashing, 0, 1);
-    let mut result = Report::of(&imported);
-    report(Stage::Hashing, 1, 1);
+    let mut result = Report::with_progress(&imported, &mut |done, total| report(Stage::Hashing, done, total));
     report(Stage::Checking, 0, 1);
     let check = stored.check(&stored.probes(PROBES))?;
     report(Stage::Checking, 1, 1);
@@ -188,8 +192,13 @@ pub fn verify(
 impl Report {
     /// Describes a model, hashing its weights.
     pub fn of(imported: &Imported) -> Self {
+        Self::with_progress(imported, &mut |_, _| ())
+    }
+
+    /// The same; `progress` hears the bytes hashed and to be hashed.
+    pub fn with_progress(imported: &Imported, progress: &mut dyn FnMut(u64, u64)) -> Self {
         let model = &imported.model;
-        let descriptor = model.descriptor();
+        let descriptor = describe(model, progress);
         let mut weights: BTreeMap<&'static str, Stored> = BTreeMap::new();
         for tensor in model.weights.tensors() {
             let stored = weights.entry(type_name(tensor.dtype())).or_default();
@@ -210,6 +219,26 @@ impl Report {
             check: None,
             cost: None,
         }
+    }
+}
+
+/// What the id is made of, tensor by tensor.
+fn describe(model: &Model, progress: &mut dyn FnMut(u64, u64)) -> ModelDescriptor {
+    let total = model.weights.byte_len();
+    let mut done = 0;
+    progress(done, total);
+    let mut tensors = Vec::with_capacity(model.weights.tensors().len());
+    for tensor in model.weights.tensors() {
+        tensors.push(TensorDescriptor::new(tensor));
+        done += tensor.bytes().len() as u64;
+        progress(done, total);
+    }
+    ModelDescriptor {
+        arithmetic_version: ARITHMETIC_VERSION,
+        graph_root: model.program.graph_root(),
+        weights_root: WeightsTree::from_descriptors(tensors).root(),
+        vocab_root: model.vocab_root(),
+        limits: model.limits,
     }
 }
 
