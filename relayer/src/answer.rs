@@ -1,13 +1,27 @@
 //! What the bytes of an answer mean, for people.
 use crate::engine::import::{
     Family,
-    config::{Config, Output},
+    config::Output,
+    onnx::{OnnxConfig, OnnxOutput},
 };
 
 /// Reads an answer of a model of this family.
 pub fn describe(family: &Family, output: &[u8]) -> String {
     match family {
-        Family::Sequential { config, .. } => numbers(config, output),
+        Family::Sequential { config, .. } => {
+            let parts: Vec<Part> = config.output.iter().map(Part::from).collect();
+            match (config.name.as_str(), output) {
+                ("credit", [a, b, c, d]) => {
+                    format!("{} risk of default", percent(f32::from_be_bytes([*a, *b, *c, *d])))
+                }
+                _ => numbers(&parts, &[], output),
+            }
+        }
+        Family::Onnx(model) => {
+            let OnnxConfig { output: parts, labels, .. } = model.config();
+            let parts: Vec<Part> = parts.iter().map(Part::from).collect();
+            numbers(&parts, labels, output)
+        }
         Family::Bert(_) if output.len().is_multiple_of(4) => format!("an embedding of {} numbers", output.len() / 4),
         Family::Decoder(_) => text(output),
         Family::Bert(_) => format!("{} bytes", output.len()),
@@ -22,20 +36,44 @@ fn text(output: &[u8]) -> String {
     }
 }
 
-fn numbers(config: &Config, output: &[u8]) -> String {
-    match (config.output.as_slice(), output) {
-        ([Output::Argmax { .. }, Output::F32be], [a, b, c, d, probabilities @ ..]) => {
+/// A part of an answer that is made of numbers.
+enum Part {
+    /// The place of the largest.
+    Argmax,
+    /// All of them.
+    Floats,
+}
+
+impl From<&Output> for Part {
+    fn from(output: &Output) -> Self {
+        match output {
+            Output::Argmax { .. } => Self::Argmax,
+            Output::F32be => Self::Floats,
+        }
+    }
+}
+
+impl From<&OnnxOutput> for Part {
+    fn from(output: &OnnxOutput) -> Self {
+        match output {
+            OnnxOutput::Argmax { .. } => Self::Argmax,
+            OnnxOutput::F32be { .. } => Self::Floats,
+        }
+    }
+}
+
+fn numbers(parts: &[Part], labels: &[String], output: &[u8]) -> String {
+    match (parts, output) {
+        ([Part::Argmax] | [Part::Argmax, Part::Floats], [a, b, c, d, probabilities @ ..]) => {
             let class = u32::from_be_bytes([*a, *b, *c, *d]);
+            let name = labels.get(class as usize).cloned().unwrap_or_else(|| class.to_string());
             match floats(probabilities).nth(class as usize) {
-                Some(sure) => format!("{class}, {} sure", percent(sure)),
-                None => format!("{class}"),
+                Some(sure) => format!("{name}, {} sure", percent(sure)),
+                None => name,
             }
         }
-        ([Output::F32be], [_, _, _, _]) => {
-            let value = floats(output).next().unwrap_or_default();
-            if config.name == "credit" { format!("{} risk of default", percent(value)) } else { value.to_string() }
-        }
-        ([Output::F32be], [_, ..]) if output.len() <= 64 && output.len().is_multiple_of(4) => {
+        ([Part::Floats], [_, _, _, _]) => floats(output).next().unwrap_or_default().to_string(),
+        ([Part::Floats], [_, ..]) if output.len() <= 64 && output.len().is_multiple_of(4) => {
             let values: Vec<String> = floats(output).map(|value| value.to_string()).collect();
             format!("[{}]", values.join(", "))
         }

@@ -92,6 +92,7 @@ impl CatalogModel {
                 import::bytes(config, weights)?
             }
             ModelSource::Folder(path) => import::folder(path)?,
+            ModelSource::Chosen(path, options) => import::folder_with(path, &(*options).into())?,
         };
         let descriptor = imported.model.descriptor();
         let engine = Arc::new(LoadedModel::load(imported.model.clone(), device)?);

@@ -214,7 +214,7 @@ fn folders_are_read_with_care() {
     assert!(error().contains("which of a.safetensors, b.safetensors is the model?"), "{}", error());
     let file = folder.path().join("a.safetensors");
     let error = import::folder(&file).expect_err("no model").to_string();
-    assert!(error.contains("a.safetensors") && error.contains("not a GGUF file"), "{error}");
+    assert!(error.contains("a.safetensors") && error.contains("neither a GGUF nor an ONNX file"), "{error}");
     let error = import::folder(&folder.path().join("nowhere")).expect_err("no model").to_string();
     assert!(error.contains("nowhere"), "{error}");
 }

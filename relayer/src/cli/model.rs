@@ -1,13 +1,16 @@
 //! `candor model`: what models there are, what one is, and registering one.
 use super::{Context, Outcome, context::known_models};
 use crate::{
-    config::{Config, Needs, Wei},
+    config::{Config, ModelSource, Needs, Wei},
     demo::narrator::grouped,
-    engine::import::{Options, Precision, report},
+    engine::import::{
+        Options, Precision, report,
+        source::{self, Fetch, Source},
+    },
     models::CatalogModel,
 };
 use candor_sdk::{client::ClientError, ids::ModelId};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -23,23 +26,14 @@ pub(super) enum ModelCommand {
         model: String,
     },
     /// Read a model's files, compare it with candle's own run of them, and describe it: where its parameters and multiply-adds are
-    Import {
-        /// A folder (our own, or as on Hugging Face) or a GGUF file
-        path: PathBuf,
-        /// Convert the weights of linear layers: f16, q8_0 or q8_128. The report says what each would cost
-        #[arg(long)]
-        dtype: Option<Precision>,
-    },
+    Import(ImportArgs),
     /// The same for files that claim to be a certain model
     Verify {
-        /// A folder or a GGUF file
-        path: PathBuf,
+        #[command(flatten)]
+        args: ImportArgs,
         /// The model's id
         #[arg(long)]
         id: ModelId,
-        /// The type that the weights of its linear layers were converted to: f16, q8_0 or q8_128
-        #[arg(long)]
-        dtype: Option<Precision>,
     },
     /// Tell the chain that a model exists. Harmless when it knows already
     Register {
@@ -51,13 +45,68 @@ pub(super) enum ModelCommand {
     },
 }
 
+/// Which files, and the choices that become part of the model.
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// A folder (ours, or as on Hugging Face), a GGUF or ONNX file, hf://org/name@revision, or https://host/folder/
+    source: Source,
+    /// Convert the weights of linear layers: f16, q8_0 or q8_128. The report says what each would cost
+    #[arg(long)]
+    dtype: Option<Precision>,
+    /// Longest sequence, question and answer together, in tokens [default: 2048, or what the model was made for]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..))]
+    context: Option<u32>,
+    /// Most tokens of an answer; at most half the context [default: 512]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    answer_tokens: Option<u32>,
+    /// Where fetched files are kept [default: candor in the cache folder of this user]
+    #[arg(long, value_name = "DIR", env = "CANDOR_CACHE")]
+    cache: Option<PathBuf>,
+    /// Most bytes that are fetched, in GiB
+    #[arg(long, value_name = "GIB", default_value_t = source::LIMIT >> 30)]
+    max_download: u64,
+}
+
+impl ImportArgs {
+    fn options(&self) -> Options {
+        let default = Options::default();
+        Options {
+            context: self.context.unwrap_or(default.context),
+            max_tokens: self.answer_tokens.unwrap_or(default.max_tokens),
+            dtype: self.dtype,
+        }
+    }
+
+    /// What to write into the configuration so that the same model is served, if it takes more than its path.
+    fn setting(&self, path: &Path) -> Option<String> {
+        let name = ModelSource::Folder(path.to_path_buf()).name();
+        let number = |key: &str, value: Option<u32>| value.map(|value| format!("{key} = {value}"));
+        let dtype = self.dtype.map(|dtype| format!("dtype = \"{dtype}\""));
+        let choices = [number("context", self.context), number("answer_tokens", self.answer_tokens), dtype];
+        let choices: Vec<String> = choices.into_iter().flatten().collect();
+        (!choices.is_empty()).then(|| format!("[models.options.\"{name}\"]\n{}", choices.join("\n")))
+    }
+}
+
+/// Where fetched files are kept.
+fn cache(args: &ImportArgs) -> anyhow::Result<PathBuf> {
+    let user = || {
+        let own = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        own.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+    };
+    match args.cache.clone().or_else(|| user().map(|folder| folder.join("candor"))) {
+        Some(folder) => Ok(folder),
+        None => anyhow::bail!("there is no home folder to keep files in: say --cache DIR"),
+    }
+}
+
 pub(super) async fn model(context: &Context, command: &ModelCommand) -> anyhow::Result<Outcome> {
     context.log_quietly()?;
     match command {
         ModelCommand::List => list(context).await?,
         ModelCommand::Show { model } => show(context, model).await?,
-        ModelCommand::Import { path, dtype } => import(context, path, *dtype, None)?,
-        ModelCommand::Verify { path, id, dtype } => import(context, path, *dtype, Some(*id))?,
+        ModelCommand::Import(args) => import(context, args, None).await?,
+        ModelCommand::Verify { args, id } => import(context, args, Some(*id)).await?,
         ModelCommand::Register { model, uri } => register(context, model, uri).await?,
     }
     Ok(Outcome::Done)
@@ -178,23 +227,49 @@ async fn show(context: &Context, named: &str) -> anyhow::Result<()> {
 }
 
 /// Imports a model from files and checks it; `claimed` is the id that the files are said to have.
-fn import(context: &Context, path: &Path, dtype: Option<Precision>, claimed: Option<ModelId>) -> anyhow::Result<()> {
+async fn import(context: &Context, args: &ImportArgs, claimed: Option<ModelId>) -> anyhow::Result<()> {
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg:<12} {wide_bar} {percent}%")?);
-    let mut progress = |at: report::Progress| {
+    let progress = |at: report::Progress| {
         bar.set_message(at.stage.to_string());
         bar.set_length(at.total);
         bar.set_position(at.done);
     };
-    let options = Options { dtype, ..Options::default() };
+    let fetch = match &args.source {
+        Source::Path(_) => Fetch::into(PathBuf::new()), // nothing is fetched
+        _ => Fetch { limit: args.max_download.saturating_mul(1 << 30), ..Fetch::into(cache(args)?) },
+    };
+    let fetched = args
+        .source
+        .fetch(&fetch, &mut |done, total| progress(report::Progress { stage: report::Stage::Fetching, done, total }))
+        .await;
+    let fetched = fetched.inspect_err(|_| bar.finish_and_clear())?;
+    let options = args.options();
+    let mut each = progress;
     let report = match claimed {
-        None => report::import(path, &options, &mut progress).map(|(_, report)| report),
-        Some(id) => report::verify(path, id, &options, &mut progress),
+        None => report::import(&fetched.path, &options, &mut each).map(|(_, report)| report),
+        Some(id) => report::verify(&fetched.path, id, &options, &mut each),
     };
     bar.finish_and_clear();
     let report = report?;
+    let setting = args.setting(&fetched.path);
     context.say(
-        || report.to_string(),
-        || json!({ "event": "imported", "path": path, "id": report.id, "verified": claimed.is_some() }),
+        || {
+            let mut text = report.to_string();
+            if !fetched.pinned.is_empty() {
+                text += &format!("\n  fetched  {}\n  files    {}", fetched.pinned.join(", "), fetched.path.display());
+            }
+            if let Some(setting) = &setting {
+                text += &format!("\nTo serve this model and no other, add to the configuration:\n{setting}");
+            }
+            text
+        },
+        || {
+            json!({
+                "event": "imported", "source": args.source.to_string(), "path": fetched.path, "pinned": fetched.pinned,
+                "id": report.id, "verified": claimed.is_some(), "context": options.context,
+                "answer_tokens": options.max_tokens, "dtype": options.dtype.map(|dtype| dtype.to_string()),
+            })
+        },
     )
 }
 

@@ -242,7 +242,7 @@ fn find_model(
             Ok(model) if model.id() == claim.request.model => return Ok(Some(model)),
             Ok(_) => {}
             // A folder that is broken may have been the one.
-            Err(error) if matches!(source, ModelSource::Folder(_)) => tracing::warn!(%error, "left out"),
+            Err(error) if !matches!(source, ModelSource::Builtin(_)) => tracing::warn!(%error, "left out"),
             Err(error) => return Err(error.into()),
         }
     }

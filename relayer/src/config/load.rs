@@ -112,7 +112,7 @@ impl Sources {
             problems.push(Problem { origin, key, message });
         }
         if problems.is_empty() {
-            return Ok(config);
+            return Ok(config.with_options());
         }
         problems.sort_by_key(|problem| match &problem.origin {
             Origin::File(_, line) => (0, line.unwrap_or(0)),
@@ -449,6 +449,12 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
             );
             check(true, &key, &format!(": no model of this name is served, {hint}"));
         }
+    }
+    for name in config.models.options.keys() {
+        let folders = config.models.serve.iter().filter(|source| !matches!(source, super::ModelSource::Builtin(_)));
+        let known = folders.map(super::ModelSource::name).any(|served| served == *name);
+        let key = format!("models.options.{name}");
+        check(!known, &key, ": no folder or file of this name is served (embedded models have no options)");
     }
     let mut names = HashSet::new();
     for name in config.models.serve.iter().map(super::ModelSource::name) {

@@ -13,7 +13,7 @@ mod units;
 
 pub use load::{Needs, Sources, known_keys, variable};
 pub use problem::{ConfigError, Origin, Problem, nearest};
-pub use setting::{ModelSource, PathSetting, PostgresUrl, RpcUrl, parse_address};
+pub use setting::{ImportOptions, ModelSource, PathSetting, PostgresUrl, RpcUrl, parse_address};
 pub use template::{Known, Preset, template};
 pub use units::{Wei, format_duration, parse_duration};
 
@@ -228,16 +228,28 @@ pub struct HttpConfig {
 pub struct ModelsConfig {
     /// Names of embedded models, or folders.
     pub serve: Vec<ModelSource>,
+    /// What the import of a model is told, by its name: the same as `candor model import` was told, or it is another model.
+    pub options: BTreeMap<String, ImportOptions>,
     /// What they run on.
     pub device: Device,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self {
-            serve: ModelSource::BUILTIN.iter().map(|name| ModelSource::Builtin(name)).collect(),
-            device: Device::default(),
+        let serve = ModelSource::BUILTIN.iter().map(|name| ModelSource::Builtin(name)).collect();
+        Self { serve, options: BTreeMap::new(), device: Device::default() }
+    }
+}
+
+impl Config {
+    /// Puts the options of models beside their paths.
+    fn with_options(mut self) -> Self {
+        for source in &mut self.models.serve {
+            if let (ModelSource::Folder(path), Some(options)) = (&*source, self.models.options.get(&source.name())) {
+                *source = ModelSource::Chosen(path.clone(), *options);
+            }
         }
+        self
     }
 }
 

@@ -1,5 +1,6 @@
 //! Kinds of settings that know how to be read from a file, a variable or a flag.
 use super::problem::nearest;
+use crate::engine::import::{Options, Precision};
 use alloy::primitives::Address;
 use figment::value::magic::RelativePathBuf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -59,6 +60,41 @@ pub enum ModelSource {
     Builtin(&'static str),
     /// A folder with safetensors and `config.json`, ours or Hugging Face's, or a GGUF file; see `docs/models.md`.
     Folder(PathBuf),
+    /// The same with choices of its import.
+    Chosen(PathBuf, ImportOptions),
+}
+
+/// What the import of a model is told. It becomes part of the model, and so of its id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImportOptions {
+    /// Longest sequence, question and answer together, in tokens.
+    pub context: Option<u32>,
+    /// Most tokens of an answer.
+    pub answer_tokens: Option<u32>,
+    /// The type that the weights of linear layers are converted to.
+    #[serde(serialize_with = "write_precision", deserialize_with = "read_precision")]
+    pub dtype: Option<Precision>,
+}
+
+impl From<ImportOptions> for Options {
+    fn from(chosen: ImportOptions) -> Self {
+        let default = Self::default();
+        Self {
+            context: chosen.context.unwrap_or(default.context),
+            max_tokens: chosen.answer_tokens.unwrap_or(default.max_tokens),
+            dtype: chosen.dtype,
+        }
+    }
+}
+
+fn read_precision<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Precision>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| name.parse().map_err(de::Error::custom)).transpose()
+}
+
+fn write_precision<S: Serializer>(precision: &Option<Precision>, serializer: S) -> Result<S::Ok, S::Error> {
+    precision.map(Precision::name).serialize(serializer)
 }
 
 impl ModelSource {
@@ -86,7 +122,9 @@ impl ModelSource {
     pub fn name(&self) -> String {
         match self {
             Self::Builtin(name) => (*name).to_owned(),
-            Self::Folder(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::Folder(path) | Self::Chosen(path, _) => {
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
         }
     }
 }
@@ -105,7 +143,7 @@ impl Serialize for ModelSource {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Builtin(name) => serializer.serialize_str(name),
-            Self::Folder(path) => path.serialize(serializer),
+            Self::Folder(path) | Self::Chosen(path, _) => path.serialize(serializer),
         }
     }
 }

@@ -141,6 +141,9 @@ lease = "{lease}"
 serve = [{serve}]
 # What they run on: cpu, cuda (an NVIDIA GPU), or cuda:1 (the second one). A GPU that is asked for and is not there is an error.
 device = "{device}"
+# What the import of one of them was told, by its name (docs/models.md): it is another model otherwise.
+# [models.options.my-model]
+# context = 1024
 
 [http]
 # Where /metrics, /healthz, /readyz and the status page are; all of it read-only. Nothing is told without this.

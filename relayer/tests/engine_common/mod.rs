@@ -7,6 +7,7 @@ pub(crate) mod devices;
 pub(crate) mod families;
 pub(crate) mod files;
 pub(crate) mod gguf;
+pub(crate) mod onnx;
 
 /// A small generator, so that a failure repeats.
 pub(crate) struct Random(pub(crate) u64);

@@ -1,5 +1,6 @@
 //! Is the imported model the one its author meant? Runs it beside candle's own float run of the same weights.
 
+use super::onnx::{CandleGraph, OnnxInput};
 use super::{CandleModel, Family, Imported, bert, config::InputKind, decoder};
 use crate::engine::{Device, InferError, InferRequest, LoadError, LoadedModel};
 use candle_core::{DType, Shape, Tensor};
@@ -100,6 +101,12 @@ impl Imported {
                 let theirs = theirs.collect::<candle_core::Result<Vec<_>>>()?;
                 pairs.extend(self.values(&batch)?.into_iter().zip(theirs));
             }
+            Family::Onnx(model) => {
+                let candle = CandleGraph::load(model)?;
+                let theirs = requests.iter().map(|request| candle.run(request));
+                let theirs = theirs.collect::<candle_core::Result<Vec<_>>>()?;
+                pairs.extend(self.values(&batch)?.into_iter().zip(theirs));
+            }
             Family::Decoder(config) => {
                 let most = tokens.clamp(1, self.model.limits.max_tokens);
                 width = Some(config.vocabulary as usize);
@@ -167,6 +174,11 @@ impl Imported {
             let length = 1 + (3 + 5 * request) % most.max(1);
             (0..length).flat_map(|i| (word(request, i) % vocabulary.max(1)).to_be_bytes()).collect()
         };
+        let bytes = |request: u32, count: u32| (0..count).map(|i| word(request, i) as u8).collect();
+        let floats = |request: u32, count: u32| {
+            (0..count).flat_map(|i| ((word(request, i) >> 8) as f32 / 2_097_152.0 - 4.0).to_be_bytes()).collect()
+        };
+        let limits = self.model.limits;
         (0..count)
             .map(|request| match &self.family {
                 Family::Bert(config) => tokens(request, config.vocabulary),
@@ -174,12 +186,23 @@ impl Imported {
                 Family::Sequential { config, .. } => {
                     let elements: u32 = config.input.shape.iter().product();
                     match config.input.kind {
-                        InputKind::U8 => (0..elements).map(|i| word(request, i) as u8).collect(),
-                        InputKind::F32be => (0..elements)
-                            .flat_map(|i| ((word(request, i) >> 8) as f32 / 2_097_152.0 - 4.0).to_be_bytes())
-                            .collect(),
+                        InputKind::U8 => bytes(request, elements),
+                        InputKind::F32be => floats(request, elements),
                     }
                 }
+                Family::Onnx(model) => match &model.config().input {
+                    OnnxInput::U8 { .. } => bytes(request, limits.max_input_bytes),
+                    OnnxInput::F32be { .. } => floats(request, limits.max_input_bytes / 4),
+                    // Short ones, which are padded, and long ones.
+                    OnnxInput::Ends { .. } => {
+                        let span = limits.max_input_bytes - limits.min_input_bytes;
+                        bytes(request, limits.min_input_bytes + span / count.max(1) * request)
+                    }
+                    OnnxInput::Tokens { bound, .. } if limits.min_input_bytes == limits.max_input_bytes => {
+                        (0..limits.max_input_bytes / 4).flat_map(|i| (word(request, i) % bound).to_be_bytes()).collect()
+                    }
+                    OnnxInput::Tokens { bound, .. } => tokens(request, *bound),
+                },
             })
             .collect()
     }

@@ -27,6 +27,8 @@ pub struct Files {
     pub pooling: Option<String>,
     /// A GGUF file, which needs no other.
     pub gguf: Option<Arc<Vec<u8>>>,
+    /// An ONNX file, which `config.json` may describe.
+    pub onnx: Option<Arc<Vec<u8>>>,
 }
 
 /// The most that a JSON file may be: the largest vocabularies take a tenth of it.
@@ -52,23 +54,35 @@ impl Files {
         let mut files = Self { name: name.to_string_lossy().into_owned(), ..Self::default() };
         let mut progress = progress;
         if kind.is_file() {
-            let damaged = |problem: &str| ImportError::Damaged {
-                file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                problem: problem.to_string(),
-            };
-            let mut start = [0; 4];
-            let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-            if read.is_err() || !gguf::is_gguf(&start) {
-                return Err(damaged(
-                    "is not a GGUF file; other models are folders with config.json and safetensors files",
-                ));
+            let contents = Some(Arc::new(read_all(path, kind.len(), &mut progress)?));
+            match contents.as_deref() {
+                Some(start) if gguf::is_gguf(start) => files.gguf = contents,
+                _ if has_ending(path, "onnx") => files.onnx = contents,
+                _ => {
+                    return Err(ImportError::Damaged {
+                        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                        problem: "is neither a GGUF nor an ONNX file; other models are folders with config.json and \
+                                  safetensors files"
+                            .to_string(),
+                    });
+                }
             }
-            files.gguf = Some(Arc::new(read_all(path, kind.len(), &mut progress)?));
             return Ok(files);
         }
-        if !path.join(CONFIG).exists()
-            && let Some(file) = only_file(path, "gguf")?
-        {
+        // Beside an ONNX file there may be its description, and no weights.
+        let described = path.join(CONFIG).exists();
+        if let Some(file) = only_file(path, "onnx")? {
+            if described && !is_onnx_config(&text(&path.join(CONFIG))?) {
+                // Another model in other files; the graph is of the same one, and a choice that the description has made.
+            } else {
+                let mut read = Self { name: files.name, ..Self::read(&path.join(file), progress)? };
+                if described {
+                    read.config = text(&path.join(CONFIG))?;
+                }
+                return Ok(read);
+            }
+        }
+        if !described && let Some(file) = only_file(path, "gguf")? {
             return Ok(Self { name: files.name, ..Self::read(&path.join(file), progress)? });
         }
         files.config = text(&path.join(CONFIG))?;
@@ -118,13 +132,26 @@ fn weight_files(folder: &Path, index: Option<&str>) -> Result<Vec<String>, Impor
     Ok(vec![only_file(folder, "safetensors")?.unwrap_or_else(|| SINGLE.to_string())])
 }
 
+/// Whether a `config.json` describes an ONNX file.
+fn is_onnx_config(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Kind {
+        architecture: String,
+    }
+    serde_json::from_str::<Kind>(text).is_ok_and(|kind| kind.architecture == "onnx")
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    path.extension().is_some_and(|found| found == ending)
+}
+
 /// The file with that ending, if there is one; two are one too many.
 fn only_file(folder: &Path, ending: &str) -> Result<Option<String>, ImportError> {
     let unreadable = |source| ImportError::Read { path: folder.to_path_buf(), source };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name().to_string_lossy().into_owned();
-        if Path::new(&name).extension().is_some_and(|found| found == ending) {
+        if has_ending(Path::new(&name), ending) {
             names.push(name);
         }
     }

@@ -7,9 +7,32 @@ use rayon::prelude::*;
 /// Leaves of the subtree that one task hashes: half a megabyte of f32.
 const LEVEL: u32 = 10;
 
+/// Bytes that are hashed between two reports of progress.
+const STEP: u64 = 64 << 20;
+
 /// [`Model::descriptor`], the tensors' leaves hashed on the current rayon pool.
 pub fn descriptor(model: &Model) -> ModelDescriptor {
-    let tensors = model.weights.tensors().par_iter().map(tensor).collect();
+    descriptor_reporting(model, &mut |_, _| ())
+}
+
+/// The same; `progress` hears the bytes hashed and to be hashed.
+pub(super) fn descriptor_reporting(model: &Model, progress: &mut dyn FnMut(u64, u64)) -> ModelDescriptor {
+    let total = model.weights.byte_len();
+    let (mut done, mut rest) = (0, model.weights.tensors());
+    let mut tensors = Vec::with_capacity(rest.len());
+    progress(done, total);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let next = rest.iter().take_while(|tensor| {
+            let fits = bytes < STEP;
+            bytes += if fits { tensor.bytes().len() as u64 } else { 0 };
+            fits
+        });
+        let (now, later) = rest.split_at(next.count());
+        tensors.par_extend(now.par_iter().map(tensor));
+        (rest, done) = (later, done + bytes);
+        progress(done, total);
+    }
     model.descriptor_with(&WeightsTree::from_descriptors(tensors))
 }
 

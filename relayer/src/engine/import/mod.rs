@@ -16,8 +16,10 @@ pub mod check;
 pub mod config;
 pub mod cost;
 pub mod decoder;
+pub mod onnx;
 pub mod quantise;
 pub mod report;
+pub mod source;
 
 mod fields;
 mod files;
@@ -37,7 +39,7 @@ pub use quantise::{Precision, quantise};
 pub use reference::CandleModel;
 pub use report::{Progress, Report, Stage, import, verify};
 
-use candor_sdk::program::{Model, ModelError, Symbols};
+use candor_sdk::program::{InputKind, Model, ModelError, Symbols};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thiserror::Error;
@@ -71,6 +73,8 @@ pub enum Family {
     Bert(bert::BertConfig),
     /// A language model.
     Decoder(decoder::DecoderConfig),
+    /// A graph in an ONNX file.
+    Onnx(Box<onnx::OnnxModel>),
 }
 
 impl Family {
@@ -80,6 +84,7 @@ impl Family {
             Self::Sequential { .. } => "sequential",
             Self::Bert(_) => "bert",
             Self::Decoder(config) => config.family.name(),
+            Self::Onnx(_) => "onnx",
         }
     }
 }
@@ -138,6 +143,14 @@ pub enum ImportError {
         /// What is wrong with it.
         problem: String,
     },
+    /// An operation of an ONNX graph that is not understood, or makes no sense.
+    #[error("{node}: {problem}")]
+    Node {
+        /// Which one: operation and name.
+        node: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The graph is refused by the rules that all models obey.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -153,12 +166,20 @@ impl ImportError {
 /// The file that describes a model.
 const CONFIG: &str = "config.json";
 
-/// Reads a model of any understood kind: a folder with `config.json` and safetensors files, or a GGUF file.
+/// Reads a model of any understood kind: a folder with `config.json` and safetensors files, a GGUF or an ONNX file.
 ///
 /// # Errors
 /// If a file is missing or damaged, or the files do not make a model.
 pub fn folder(path: &Path) -> Result<Imported, ImportError> {
-    files(&Files::read(path, |_, _| ())?, &Options::default())
+    folder_with(path, &Options::default())
+}
+
+/// The same with what the files leave open.
+///
+/// # Errors
+/// As [`folder`].
+pub fn folder_with(path: &Path, options: &Options) -> Result<Imported, ImportError> {
+    files(&Files::read(path, |_, _| ())?, options)
 }
 
 /// Builds a model from the contents of `config.json` and one safetensors file.
@@ -195,6 +216,12 @@ fn as_stored(files: &Files, options: &Options) -> Result<Imported, ImportError> 
             last_layer,
             notes: contents.notes,
         });
+    }
+    if let Some(file) = &files.onnx {
+        let config = (!files.config.is_empty()).then_some(files.config.as_str());
+        let (model, last_layer, onnx) = onnx::build(file, config, options)?;
+        let name = onnx.name().unwrap_or(&name).to_string();
+        return Ok(Imported { model, name, family: Family::Onnx(Box::new(onnx)), last_layer, notes });
     }
     // Hugging Face names a family by `model_type`; our own description has `architecture`, and is judged as a whole.
     let mut fields = fields::Fields::parse(CONFIG, &files.config)?;
@@ -233,14 +260,16 @@ fn sequential(files: &Files) -> Result<Imported, ImportError> {
     Ok(Imported { model, name: config.name, family, last_layer, notes: Vec::new() })
 }
 
-/// Elements that one run of a sequential model may compute: a gibibyte of f32. A config that asks for more is a mistake or
+/// Elements that one run of a sequential or ONNX model may compute: a gibibyte of f32. A config that asks for more is a mistake or
 /// an attack. (The other families compute in proportion to the weights that their files bring and to the context.)
 const MAX_ELEMENTS: u64 = 1 << 28;
 
 fn refuse_bombs(model: &Model) -> Result<(), ImportError> {
-    // A sequential model has the same shapes for every request.
+    // The longest request. (A sequential model has the same shapes for every one.)
     let input_bytes = model.limits.max_input_bytes;
-    let bound = model.bind(Symbols { sequence: input_bytes, prompt: input_bytes, input_bytes, output_bytes: 0 })?;
+    let tokens = model.program.input_kind() == Some(InputKind::Tokens);
+    let sequence = if tokens { input_bytes / 4 } else { input_bytes };
+    let bound = model.bind(Symbols { sequence, prompt: sequence, input_bytes, output_bytes: 0 })?;
     let mut elements = 0u64;
     for (node, shape) in model.program.nodes.iter().zip(&bound.nodes) {
         elements += shape.rows as u64 * shape.cols as u64;

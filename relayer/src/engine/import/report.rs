@@ -14,11 +14,13 @@ use thiserror::Error;
 /// What an import is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Fetching files from a hub or a server; progress is in bytes.
+    Fetching,
     /// Reading files; progress is in bytes.
     Reading,
     /// Checking tensors and building the graph.
     Building,
-    /// Hashing weights into the model's id.
+    /// Hashing weights into the model's id; progress is in bytes.
     Hashing,
     /// Running beside candle.
     Checking,
@@ -29,6 +31,7 @@ pub enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Fetching => "fetching",
             Self::Reading => "reading",
             Self::Building => "building",
             Self::Hashing => "hashing",
@@ -151,9 +154,7 @@ pub fn import(
         None => stored.clone(),
     };
     report(Stage::Building, 1, 1);
-    report(Stage::Hashing, 0, 1);
-    let mut result = Report::of(&imported);
-    report(Stage::Hashing, 1, 1);
+    let mut result = Report::with_progress(&imported, &mut |done, total| report(Stage::Hashing, done, total));
     report(Stage::Checking, 0, 1);
     let check = stored.check(&stored.probes(PROBES))?;
     report(Stage::Checking, 1, 1);
@@ -189,8 +190,13 @@ pub fn verify(
 impl Report {
     /// Describes a model, hashing its weights.
     pub fn of(imported: &Imported) -> Self {
+        Self::with_progress(imported, &mut |_, _| ())
+    }
+
+    /// The same; `progress` hears the bytes hashed and to be hashed.
+    pub fn with_progress(imported: &Imported, progress: &mut dyn FnMut(u64, u64)) -> Self {
         let model = &imported.model;
-        let descriptor = hashing::descriptor(model);
+        let descriptor = hashing::descriptor_reporting(model, progress);
         let mut weights: BTreeMap<&'static str, Stored> = BTreeMap::new();
         for tensor in model.weights.tensors() {
             let stored = weights.entry(type_name(tensor.dtype())).or_default();

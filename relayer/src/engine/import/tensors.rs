@@ -162,7 +162,7 @@ impl Tensors {
 }
 
 /// The first element that is NaN, or the first that a NaN scale belongs to.
-fn first_nan(dtype: WeightType, bytes: &[u8]) -> Option<usize> {
+pub(super) fn first_nan(dtype: WeightType, bytes: &[u8]) -> Option<usize> {
     fn first<const N: usize>(bytes: &[u8], is: impl Fn([u8; N]) -> bool) -> Option<usize> {
         bytes.as_chunks::<N>().0.iter().position(|element| is(*element))
     }
