@@ -1,6 +1,7 @@
 //! Kernels of the GPU against the interpreter, bit for bit: every kernel there is, at sizes around those of its tiles,
 //! with numbers from the edges of the format; and what happens when a GPU fails.
 
+mod devices;
 mod engine_common;
 
 use candor_relayer::engine::cuda::{DeviceError, Driver, Worker, ops};
@@ -9,8 +10,8 @@ use candor_sdk::program::{
     BinaryFunction, ConcatAxis, DType, EncodeKind, InputKind, Limits, Model, Op, ProgramBuilder, UnaryFunction,
     WeightTensor, WeightType,
 };
-use engine_common::cuda_common::{self, Emulated};
-use engine_common::{Random, devices};
+use devices::cuda_common::{self, Emulated};
+use engine_common::Random;
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

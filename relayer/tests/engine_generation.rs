@@ -1,6 +1,7 @@
 //! Small models of every family the graph can express, and generation: tokens made row by row with kept keys and values,
 //! by any chunks of the prompt, alone or in company, against the interpreter and against one pass over the sequence.
 
+mod devices;
 mod engine_common;
 #[path = "../../sdk/tests/program/models.rs"]
 #[allow(dead_code)] // the sdk's own tests use all of it
@@ -10,7 +11,7 @@ use candor_relayer::engine::{InferError, InferRequest};
 use candor_sdk::program::{
     BinaryFunction, Dim, EncodeKind, Interpreter, Limits, Model, Op, ProgramBuilder, TraceBuilder, WeightTensor,
 };
-use engine_common::devices::{everywhere, load};
+use devices::{everywhere, load};
 use engine_common::{Random, pool};
 use models::{Numbers, VOCABULARY, ask, ask_sampled, ask_tokens, causal};
 

@@ -1,6 +1,7 @@
 //! Operations that the embedded models do not use, in graphs that put them in every position: shared by all requests or
 //! not, broadcast along rows and columns, ragged, read through views. Against the interpreter, bit for bit.
 
+mod devices;
 mod engine_common;
 
 use candor_relayer::engine::InferRequest;
@@ -9,7 +10,8 @@ use candor_sdk::program::{
     Attention, BinaryFunction, ConcatAxis, DType, EncodeKind, InputKind, Limits, Model, Op, ProgramBuilder,
     UnaryFunction, Value, WeightTensor, WeightType,
 };
-use engine_common::{Random, devices::everywhere};
+use devices::everywhere;
+use engine_common::Random;
 use half::{bf16, f16};
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
 //! Whole models: the engine, in every way it can run them, against the reference interpreter. No tolerance.
 
+mod devices;
 mod engine_common;
 
 use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
 use candor_sdk::program::{EncodeKind, InputKind, Limits, ProgramBuilder, TraceBuilder, UnaryFunction, WeightTensor};
-use engine_common::devices::{everywhere, load, on_gpu};
+use devices::{everywhere, load, on_gpu};
 use engine_common::files::random_model;
 use engine_common::{Random, pool};
 

@@ -2,7 +2,9 @@
 //! with every instruction set of this machine, and into `cuda_engine`, where they run on a GPU: the emulated one, or with
 //! `CANDOR_TEST_DEVICE=cuda` the first one of this machine.
 
-use super::cuda_common;
+#[path = "../cuda_common/mod.rs"]
+pub(crate) mod cuda_common;
+
 use candor_relayer::engine::kernels::Isa;
 use candor_relayer::engine::{Device, LoadedModel};
 use candor_sdk::program::Model;
