@@ -213,7 +213,7 @@ fn keep(mut command: Command, shared: &Shared, ready: oneshot::Sender<io::Result
 }
 
 #[cfg(target_os = "linux")]
-fn die_with_this_process(command: &mut Command) {
+pub(crate) fn die_with_this_process(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     let parent =
         libc::pid_t::try_from(std::process::id()).expect("process numbers fit the type that the system has for them");
@@ -237,7 +237,7 @@ fn die_with_this_process(command: &mut Command) {
 
 /// Without the kernel's help the chain stays in this process's group, where Ctrl-C reaches it, and `Drop` does the rest.
 #[cfg(not(target_os = "linux"))]
-fn die_with_this_process(_: &mut Command) {}
+pub(crate) fn die_with_this_process(_: &mut Command) {}
 
 /// The program: named by CANDOR_ANVIL, or in PATH, or in a node_modules above the current folder or above this program.
 pub fn find() -> Result<PathBuf, AnvilError> {

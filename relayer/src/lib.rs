@@ -7,6 +7,7 @@
 //! - [`chain`]: reads events in block ranges; owns the account's transactions.
 //! - [`engine`]: runs models on candle with the bits of `docs/arithmetic.md`.
 //! - [`models`]: what this relayer can answer for.
+//! - [`ops`]: metrics, health, the status page.
 //! - [`store`]: what survives a kill.
 //! - [`pipeline`]: the daemon; [`pipeline::spawn`] is how the binary, the demo and the tests enter.
 
@@ -20,7 +21,11 @@ pub mod crash;
 pub mod demo;
 pub mod engine;
 pub mod input;
+pub mod keylock;
 pub mod keys;
 pub mod models;
+pub mod ops;
 pub mod pipeline;
+#[cfg(unix)]
+pub mod postgres;
 pub mod store;

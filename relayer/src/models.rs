@@ -72,14 +72,19 @@ pub struct CatalogModel {
 }
 
 impl CatalogModel {
-    /// Imports, hashes and loads a model.
+    /// Imports, hashes and loads a model on this machine's processor.
     pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
+        Self::load_on(source, Device::Cpu)
+    }
+
+    /// The same on a device.
+    pub fn load_on(source: &ModelSource, device: Device) -> Result<Self, ModelError> {
         let name = source.name();
-        Self::load_as(&name, source).map_err(|problem| ModelError { name, problem: Box::new(problem) })
+        Self::load_as(&name, source, device).map_err(|problem| ModelError { name, problem: Box::new(problem) })
     }
 
     #[allow(clippy::result_large_err)] // boxed by the only caller
-    fn load_as(name: &str, source: &ModelSource) -> Result<Self, ModelProblem> {
+    fn load_as(name: &str, source: &ModelSource, device: Device) -> Result<Self, ModelProblem> {
         let imported = match source {
             ModelSource::Builtin(name) => {
                 let (config, weights) = embedded(name).ok_or(ModelProblem::NotEmbedded)?;
@@ -89,7 +94,7 @@ impl CatalogModel {
             ModelSource::Chosen(path, options) => import::folder_with(path, &(*options).into())?,
         };
         let descriptor = imported.model.descriptor();
-        let engine = Arc::new(LoadedModel::load(imported.model.clone(), Device::default())?);
+        let engine = Arc::new(LoadedModel::load(imported.model.clone(), device)?);
         Ok(Self { name: name.to_owned(), imported, id: descriptor.model_id(), descriptor, engine })
     }
 

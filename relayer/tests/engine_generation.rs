@@ -6,11 +6,11 @@ mod engine_common;
 #[allow(dead_code)] // the sdk's own tests use all of it
 mod models;
 
-use candor_relayer::engine::kernels::Isa;
-use candor_relayer::engine::{Device, InferError, InferRequest, LoadedModel};
+use candor_relayer::engine::{InferError, InferRequest};
 use candor_sdk::program::{
     BinaryFunction, Dim, EncodeKind, Interpreter, Limits, Model, Op, ProgramBuilder, TraceBuilder, WeightTensor,
 };
+use engine_common::devices::{everywhere, load};
 use engine_common::{Random, pool};
 use models::{Numbers, VOCABULARY, ask, ask_sampled, ask_tokens, causal};
 
@@ -20,9 +20,8 @@ fn compare(model: &Model, request: &InferRequest, what: &str) {
     let mut reference = TraceBuilder::default();
     want.tensors.iter().for_each(|tensor| reference.push(tensor));
     let root = reference.finish(want.symbols).root();
-    for &isa in Isa::available() {
-        let loaded = LoadedModel::load_with(model.clone(), Device::Cpu, isa).expect("the model loads");
-        let what = format!("{what}, {}", isa.name());
+    for (device, loaded) in everywhere(model) {
+        let what = format!("{what}, {device}");
         let answers = loaded.infer(std::slice::from_ref(request));
         assert!(answers[0].as_ref().expect("an answer") == &want.output, "{what}");
         let visit = |node: u32, tensor: &_| {
@@ -30,6 +29,7 @@ fn compare(model: &Model, request: &InferRequest, what: &str) {
             assert_eq!(tensor, &want.tensors[node as usize], "{what}: node {node} {}", description.op.name());
         };
         assert_eq!(loaded.trace(request, visit).expect("a trace").root(), root, "{what}");
+        assert_eq!(loaded.commit(request).expect("a trace").root(), root, "{what}");
         assert_eq!(loaded.generate(request).expect("tokens"), want.generated, "{what}");
     }
 }
@@ -87,7 +87,7 @@ fn neither_chunks_nor_threads_nor_company_change_a_token() {
         .collect();
     let want: Vec<_> = requests.iter().map(|request| model.interpret(request).expect("a run")).collect();
     for (chunk, threads) in [(1, 1), (3, 2), (64, 4), (127, 1), (128, 8), (1000, 2)] {
-        let loaded = LoadedModel::load(model.clone(), Device::Cpu).expect("loads").with_prefill(chunk);
+        let loaded = load(&model).with_prefill(chunk);
         assert!(loaded.generates_by_rows());
         pool(threads).install(|| {
             let mut batch = requests.clone();
@@ -109,7 +109,7 @@ fn neither_chunks_nor_threads_nor_company_change_a_token() {
 #[test]
 fn claims_are_checked_in_one_pass() {
     let model = causal();
-    let loaded = LoadedModel::load(model.clone(), Device::Cpu).expect("loads");
+    let loaded = load(&model);
     let interpreter = Interpreter::new(&model);
     let request = ask_sampled(&prompt(5), 6, 2.0, 0.0, 1);
     let honest = loaded.generate(&request).expect("tokens");
@@ -193,7 +193,7 @@ fn other_causal_graphs() {
         [(1, 1, 1, 32, false), (2, 4, 4, 16, false), (3, 6, 2, 16, true), (4, 2, 1, 64, true), (5, 3, 1, 20, false)]
     {
         let model = other_causal(seed, heads, group, width, quantised);
-        let loaded = LoadedModel::load(model.clone(), Device::Cpu).expect("loads");
+        let loaded = load(&model);
         assert!(loaded.generates_by_rows(), "seed {seed}");
         for (length, max_tokens, temperature) in [(1, 6, 0.0), (3, 6, 3.0), (127, 3, 2.0)] {
             if length > 100 && seed % 2 == 1 {
@@ -203,7 +203,7 @@ fn other_causal_graphs() {
             compare(&model, &request, &format!("seed {seed}, {length} tokens"));
             let want = model.interpret(&request).expect("a run");
             for chunk in [1, 2, 50] {
-                let loaded = LoadedModel::load(model.clone(), Device::Cpu).expect("loads").with_prefill(chunk);
+                let loaded = load(&model).with_prefill(chunk);
                 assert_eq!(loaded.infer(std::slice::from_ref(&request))[0].as_ref().expect("an answer"), &want.output);
             }
         }
@@ -231,7 +231,7 @@ fn a_graph_that_cannot_be_run_by_rows_is_run_whole() {
     b.output(EncodeKind::U32Be, generated);
     let limits = Limits { min_input_bytes: 4, max_input_bytes: 40, max_output_bytes: 40, max_tokens: 10 };
     let model = b.finish(limits, vec![]).expect("a valid model");
-    assert!(!LoadedModel::load(model.clone(), Device::Cpu).expect("loads").generates_by_rows());
+    assert!(!load(&model).generates_by_rows());
     compare(&model, &ask_tokens(&[1, 2, 3], 5), "greedy");
     compare(&model, &ask_sampled(&[4], 7, 2.0, 0.0, 3), "sampled");
 }
@@ -283,7 +283,7 @@ fn a_graph_that_looks_ahead_is_refused() {
     b.output(EncodeKind::U32Be, generated);
     let limits = Limits { min_input_bytes: 4, max_input_bytes: 40, max_output_bytes: 40, max_tokens: 10 };
     let model = b.finish(limits, vec![]).expect("a valid model");
-    let loaded = LoadedModel::load(model.clone(), Device::Cpu).expect("loads");
+    let loaded = load(&model);
     assert!(!loaded.generates_by_rows());
     let mut refused = 0;
     for seed in 0..8 {

@@ -3,14 +3,13 @@
 
 mod engine_common;
 
-use candor_relayer::engine::kernels::Isa;
-use candor_relayer::engine::{Device, InferRequest, LoadedModel};
+use candor_relayer::engine::InferRequest;
 use candor_sdk::arithmetic::quantised::{Group, Quantised};
 use candor_sdk::program::{
     Attention, BinaryFunction, ConcatAxis, DType, EncodeKind, InputKind, Limits, Model, Op, ProgramBuilder,
     UnaryFunction, Value, WeightTensor, WeightType,
 };
-use engine_common::Random;
+use engine_common::{Random, devices::everywhere};
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -33,17 +32,16 @@ fn compare(model: &Model, inputs: Vec<Vec<u8>>) {
     let batch: Vec<InferRequest> =
         inputs.into_iter().map(|input| InferRequest { input, ..InferRequest::default() }).collect();
     let want: Vec<_> = batch.iter().map(|request| model.interpret(request).expect("a run")).collect();
-    for &isa in Isa::available() {
-        let loaded = LoadedModel::load_with(model.clone(), Device::Cpu, isa).expect("the model loads");
+    for (device, loaded) in everywhere(model) {
         for (request, want) in batch.iter().zip(&want) {
             let visit = |node: u32, tensor: &_| {
                 let node = node as usize;
-                assert_eq!(tensor, &want.tensors[node], "{} node {node} {:?}", isa.name(), model.program.nodes[node]);
+                assert_eq!(tensor, &want.tensors[node], "{device} node {node} {:?}", model.program.nodes[node]);
             };
             loaded.trace(request, visit).expect("a trace");
         }
         for (got, want) in loaded.infer(&batch).into_iter().zip(&want) {
-            assert!(got.expect("an answer") == want.output, "{} batched", isa.name());
+            assert!(got.expect("an answer") == want.output, "{device} batched");
         }
     }
 }

@@ -2,9 +2,9 @@
 
 mod engine_common;
 
-use candor_relayer::engine::kernels::Isa;
-use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
+use candor_relayer::engine::{InferRequest, import};
 use candor_sdk::program::TraceBuilder;
+use engine_common::devices::{everywhere, load, on_gpu};
 use engine_common::files::random_model;
 use engine_common::{Random, pool};
 
@@ -35,9 +35,8 @@ fn made_up_models_on_every_path() {
         let imported = import::bytes(&files.config, &files.weights).unwrap_or_else(|e| panic!("{seed}: {e}"));
         let batch = requests(inputs(&mut r, &imported, 3));
         let want: Vec<_> = batch.iter().map(|request| imported.model.interpret(request).expect("a run")).collect();
-        for &isa in Isa::available() {
-            let what = format!("seed {seed}, {}, {}", isa.name(), files.config);
-            let loaded = LoadedModel::load_with(imported.model.clone(), Device::Cpu, isa).expect(&what);
+        for (device, loaded) in everywhere(&imported.model) {
+            let what = format!("seed {seed}, {device}, {}", files.config);
             for (got, want) in loaded.infer(&batch).into_iter().zip(&want) {
                 assert_eq!(got.expect(&what), want.output, "{what}");
             }
@@ -65,11 +64,12 @@ fn neither_batch_nor_threads_nor_neighbours_change_an_answer() {
     for seed in [1, 2, 5] {
         let files = random_model(&mut Random(seed));
         let imported = import::bytes(&files.config, &files.weights).expect("a model");
-        let loaded = LoadedModel::load(imported.model.clone(), Device::Cpu).expect("loads");
+        let loaded = load(&imported.model);
         let batch = requests(inputs(&mut r, &imported, 64));
         let want: Vec<Vec<u8>> =
             batch.iter().map(|request| imported.model.interpret(request).expect("a run").output).collect();
-        for threads in [1, 2, 4, 8] {
+        // A GPU has its own threads.
+        for &threads in if on_gpu() { [2].as_slice() } else { &[1, 2, 4, 8] } {
             pool(threads).install(|| {
                 for size in (1..=9).chain([16, 33, 64]) {
                     let start = r.below(batch.len() - size + 1);
@@ -87,7 +87,7 @@ fn neither_batch_nor_threads_nor_neighbours_change_an_answer() {
 fn a_bad_request_fails_alone() {
     let files = random_model(&mut Random(3));
     let imported = import::bytes(&files.config, &files.weights).expect("a model");
-    let loaded = LoadedModel::load(imported.model.clone(), Device::Cpu).expect("loads");
+    let loaded = load(&imported.model);
     let mut batch = requests(imported.probes(4));
     batch[1].input.pop();
     batch[2].input.push(0);

@@ -66,6 +66,26 @@ impl Artifact {
         artifact!("DisputeGame")
     }
 
+    /// `OneStepVerifier`.
+    pub fn one_step_verifier() -> Self {
+        artifact!("OneStepVerifier")
+    }
+
+    /// The families of operations, in the order in which the verifier's constructor takes them.
+    pub fn step_families() -> [Self; 9] {
+        [
+            artifact!("InputStep"),
+            artifact!("IndexStep"),
+            artifact!("ElementwiseStep"),
+            artifact!("FunctionStep"),
+            artifact!("ContractionStep"),
+            artifact!("QuantisedStep"),
+            artifact!("ReductionStep"),
+            artifact!("SamplingStep"),
+            artifact!("TextStep"),
+        ]
+    }
+
     /// The example consumer `LoanDesk`.
     pub fn loan_desk() -> Self {
         artifact!("LoanDesk")
@@ -139,6 +159,16 @@ pub struct Deployment {
     pub game: Address,
     /// Block of the first of them: where a relayer starts reading.
     pub block: u64,
+}
+
+/// Deploys the step verifier with its families. It knows no deployment and no model: one on a chain is enough for all.
+pub async fn deploy_verifier<P: Provider>(provider: &P) -> Result<Address, ClientError> {
+    let mut families = [Address::ZERO; 9];
+    for (address, family) in families.iter_mut().zip(Artifact::step_families()) {
+        (*address, _) = family.deploy(provider, Vec::new()).await?;
+    }
+    let (verifier, _) = Artifact::one_step_verifier().deploy(provider, families.abi_encode()).await?;
+    Ok(verifier)
 }
 
 /// Deploys the contracts from `deployer`, whose key is in the provider's wallet and which sends nothing else meanwhile.

@@ -9,6 +9,7 @@
 //! - [`arithmetic`]: the numbers, to the last bit.
 //! - [`program`]: a model as a graph, its id, its interpreter and the trace of a run; [`merkle`]: the trees they are committed with.
 //! - [`dispute`]: how to play the dispute game, for either side.
+//! - [`proof`]: what convinces the chain that one element of a run is wrong.
 //!
 //! The reference arithmetic, the graph and its interpreter need no network, SIMD or tensors, so that whoever re-runs a model to check an answer
 //! needs nothing but this crate.
@@ -20,6 +21,7 @@ pub mod dispute;
 pub mod ids;
 pub mod merkle;
 pub mod program;
+pub mod proof;
 pub mod request;
 
 #[cfg(feature = "client")]

@@ -163,6 +163,23 @@ impl Accumulator {
         }
     }
 
+    /// Appends the leaves of another accumulator, without hashing what it has hashed.
+    ///
+    /// # Panics
+    /// Unless the leaves before are a whole number of the smallest complete subtrees that hold the other's: parts of equal
+    /// size, a power of two, of which only the last may be smaller.
+    pub fn append(&mut self, other: &Self) {
+        let span = other.count.next_power_of_two();
+        assert!(self.batch.is_empty() && self.count.is_multiple_of(span), "parts of one size, a power of two");
+        for (level, node) in other.pending.iter().enumerate().rev() {
+            if let Some(node) = node {
+                carry(&mut self.pending, level, *node);
+            }
+        }
+        self.count += other.count;
+        self.batch.clone_from(&other.batch);
+    }
+
     /// Leaves so far.
     pub fn count(&self) -> u64 {
         self.count
@@ -321,6 +338,26 @@ mod tests {
                 }
             }
             assert_eq!(tree.path(n as u64), None);
+        }
+    }
+
+    #[test]
+    fn parts_make_the_whole() {
+        for n in [0, 1, 5, 63, 64, 65, 128, 200, 256, 300, 1000] {
+            let leaves = leaves(n);
+            for part in [64, 128, 256] {
+                let mut whole = Accumulator::default();
+                for part in leaves.chunks(part) {
+                    let mut accumulator = Accumulator::default();
+                    accumulator.extend(part.iter().copied());
+                    whole.append(&accumulator);
+                }
+                assert_eq!(
+                    (whole.root(), whole.count()),
+                    (Tree::new(leaves.clone()).root(), n as u64),
+                    "{n} in {part}"
+                );
+            }
         }
     }
 

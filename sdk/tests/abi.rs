@@ -7,6 +7,7 @@ use candor_sdk::bindings::{
     IInferenceOracle::{IInferenceOracleCalls, IInferenceOracleErrors, IInferenceOracleEvents},
     IModelRegistry::{IModelRegistryCalls, IModelRegistryErrors, IModelRegistryEvents},
     IOperatorRegistry::{IOperatorRegistryCalls, IOperatorRegistryErrors, IOperatorRegistryEvents},
+    IStepVerifier::{IStepVerifierCalls, IStepVerifierErrors},
 };
 use std::collections::BTreeMap;
 
@@ -55,3 +56,14 @@ hold!(inference_oracle, "InferenceOracle", IInferenceOracleCalls, IInferenceOrac
 hold!(model_registry, "ModelRegistry", IModelRegistryCalls, IModelRegistryErrors, IModelRegistryEvents);
 hold!(operator_registry, "OperatorRegistry", IOperatorRegistryCalls, IOperatorRegistryErrors, IOperatorRegistryEvents);
 hold!(dispute_game, "DisputeGame", IDisputeGameCalls, IDisputeGameErrors, IDisputeGameEvents);
+
+/// The verifier has a constructor's worth more than its interface: which contracts it asks, and that they are contracts.
+#[test]
+fn step_verifier() {
+    let (mut functions, mut errors, events) = compiled(include_str!("../artifacts/OneStepVerifier.json"));
+    functions.retain(|_, signature| signature != "families()");
+    errors.retain(|_, signature| signature != "NoCode(address)");
+    compare("OneStepVerifier functions", IStepVerifierCalls::selectors(), functions);
+    compare("OneStepVerifier errors", IStepVerifierErrors::selectors(), errors);
+    assert!(events.is_empty());
+}

@@ -71,6 +71,18 @@ format = "plain"
 impl RelayerProcess {
     /// Starts one in `folder`, where its configuration, database and log are; `crash_at` names a place at which it kills itself.
     pub fn start(folder: &Path, world: &World, rpc: &Url, operator: &Operator, crash_at: Option<&str>) -> Result<Self> {
+        Self::start_with(folder, world, rpc, operator, crash_at, &[])
+    }
+
+    /// The same with more settings.
+    pub fn start_with(
+        folder: &Path,
+        world: &World,
+        rpc: &Url,
+        operator: &Operator,
+        crash_at: Option<&str>,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let config = write_config(folder, world, rpc)?;
         let log = folder.join("log");
         let file = std::fs::File::options().create(true).append(true).open(&log)?;
@@ -78,8 +90,11 @@ impl RelayerProcess {
         command
             .args(["run", "--config"])
             .arg(config)
+            .args(settings.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]))
             .env("CANDOR_PRIVATE_KEY", operator.key_hex())
             .env_remove("CANDOR_CRASH_AT")
+            // All these worlds have the same keys, contracts and chain number; their locks must not meet.
+            .env("TMPDIR", folder)
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

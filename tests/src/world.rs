@@ -158,9 +158,20 @@ impl World {
         Ok(Client::connect(provider, self.deployment.oracle).await?)
     }
 
+    /// The same with as much ether as the stake takes.
+    pub async fn rich_operator(&mut self, stake: U256) -> Result<Operator> {
+        let key = self.account().await?;
+        self.client.provider().anvil_set_balance(key.address(), stake + ether(1000)).await?;
+        self.join(key, stake).await
+    }
+
     /// A new operator with `stake`, a registered key and an offer for every model.
     pub async fn operator(&mut self, stake: U256) -> Result<Operator> {
         let key = self.account().await?;
+        self.join(key, stake).await
+    }
+
+    async fn join(&self, key: PrivateKeySigner, stake: U256) -> Result<Operator> {
         let client = self.client_of(&key).await?;
         client.send(client.deposit_stake(key.address(), stake)).await?;
         let consent = key.sign_hash_sync(&client.operators_domain().consent_digest(key.address()))?;
@@ -193,8 +204,12 @@ impl World {
                 max_daily_spend: ether(100),
                 bump_after: Duration::from_secs(10),
                 bump_percent: 15,
+                at_a_loss: false,
             },
-            store: folder.join("candor.db"),
+            store: folder.join("candor.db").into(),
+            lease: Duration::from_secs(3),
+            locks: folder.to_owned(),
+            http: None,
             operator: operator.map(|operator| OperatorSettings {
                 account: operator.key.clone(),
                 signer: operator.key.clone(),
@@ -256,14 +271,24 @@ impl World {
 
     /// Waits until a request stands somewhere.
     pub async fn wait_for(&self, id: RequestId, wanted: RequestStatus) -> Result<CallbackStatus> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        self.wait_for_long(id, wanted, Duration::from_secs(60)).await
+    }
+
+    /// Waits until a request stands somewhere, for so long at most.
+    pub async fn wait_for_long(
+        &self,
+        id: RequestId,
+        wanted: RequestStatus,
+        patience: Duration,
+    ) -> Result<CallbackStatus> {
+        let deadline = Instant::now() + patience;
         loop {
             let (status, callback) = self.client.status(id).await?;
             if status == wanted {
                 return Ok(callback);
             }
             if Instant::now() > deadline {
-                bail!("request {id} is {status:?} after a minute, expected {wanted:?}");
+                bail!("request {id} is {status:?} after {patience:?}, expected {wanted:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -266,7 +266,7 @@ async fn one_database_belongs_to_one_relayer_of_one_deployment() -> Result<()> {
 
     let other = World::start().await?;
     let mut settings = other.settings(folder.path(), None);
-    settings.store = folder.path().join("candor.db");
+    settings.store = folder.path().join("candor.db").into();
     if other.client.oracle != world.client.oracle {
         let error = pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new()).await;
         assert!(matches!(error, Err(RelayerError::Store(_))));
@@ -275,7 +275,7 @@ async fn one_database_belongs_to_one_relayer_of_one_deployment() -> Result<()> {
     let path = folder.path().join("not-a-database.db");
     std::fs::write(&path, "this is a text file, and not a short one either")?;
     let mut settings = world.settings(folder.path(), Some(&operator));
-    settings.store = path;
+    settings.store = path.into();
     let error = pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new()).await.err();
     assert!(error.is_some_and(|error| error.to_string().contains("not-a-database.db")));
     Ok(())

@@ -54,6 +54,8 @@ impl Person {
             .current_dir(self.folder.path())
             .args(args)
             .env("CANDOR_PRIVATE_KEY", &self.key)
+            // All worlds have the same keys and contracts; the locks of their keys must not meet.
+            .env("TMPDIR", self.folder.path())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         Ok(command)

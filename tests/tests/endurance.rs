@@ -63,6 +63,7 @@ async fn a_payout_that_brings_less_than_its_gas_costs_is_left_for_later() -> Res
     let folder = tempfile::tempdir()?;
     let mut settings = world.settings(folder.path(), Some(&operator));
     settings.operator.as_mut().context("no operator")?.payout = Some((payee, U256::from(1)));
+    settings.gas.at_a_loss = true;
     let relayer = start(settings).await?;
     let id = world.ask("credit", &applicant()).await?;
     world.settle(id).await?;

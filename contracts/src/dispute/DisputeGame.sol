@@ -30,12 +30,15 @@ contract DisputeGame is Credits {
     /// No clock, increment or extension is longer, so that no sum of them overflows and no dispute outlasts its purpose.
     uint256 private constant LONGEST = 30 days;
 
-    /// What a move costs that is not in the count of its own gas: the transaction, hashing and storing the dispute's word, its event (P42).
-    uint256 private constant MOVE_GAS = 34_000;
-    /// The price of a byte of calldata that is not zero.
-    uint256 private constant CALLDATA_GAS = 16;
-    /// The price of a byte in an event.
-    uint256 private constant LOG_GAS = 8;
+    // P42: what a transaction costs that it cannot count itself, because it comes before or after: itself, a dispute's word, the event.
+    uint256 private constant CHALLENGE_GAS = 54_000;
+    uint256 private constant CLAIM_GAS = 10_000;
+    uint256 private constant MOVE_GAS = 32_000;
+    uint256 private constant CONVICTION_GAS = 47_000;
+    /// A byte of calldata: between the price of a zero and that of another, as structs are mostly zeros.
+    uint256 private constant CALLDATA_GAS = 10;
+    /// What a byte costs beyond that which an operator shows: it is not zero, counts double in a transaction that does little else, and is in the event.
+    uint256 private constant SHOWN_GAS = 14;
 
     /// @inheritdoc IDisputeGame
     IInferenceOracle public immutable oracle;
@@ -126,7 +129,7 @@ contract DisputeGame is Credits {
         d.since = uint64(block.timestamp);
         d.operatorTime = _clock;
         d.challengerTime = _clock;
-        d.challengerGas = _plusGas(0, gasBefore, 0);
+        d.challengerGas = _plusGas(0, gasBefore, CHALLENGE_GAS);
         _words[id] = d.word();
         emit Challenged(id, result, msg.sender, d, request, fulfillment);
     }
@@ -172,7 +175,7 @@ contract DisputeGame is Credits {
             abi.encodePacked(Merkle.TRACE, uint256(c.sequence), uint256(c.prompt), uint256(c.inputBytes), uint256(c.outputBytes), c.root)
         );
         emit Claimed(result, traceRoot, c, tokens, hashes);
-        r.claimGas = _plusGas(0, gasBefore, 0);
+        r.claimGas = _plusGas(0, gasBefore, CLAIM_GAS + SHOWN_GAS * (0x20 * hashes.length + tokens.length));
     }
 
     /// @inheritdoc IDisputeGame
@@ -198,7 +201,8 @@ contract DisputeGame is Credits {
     function revealPartials(Dispute calldata dispute, bytes calldata partials) external notReentered {
         uint256 gasBefore = gasleft();
         Dispute memory d = _operatorMoves(dispute, Turn.RevealPartials);
-        if (partials.length != 4 * uint256(d.parts)) revert WrongCount(partials.length / 4, d.parts);
+        uint256 size = 4 * uint256(d.parts);
+        if (partials.length != size) revert WrongCount(partials.length, size);
         d.hash = keccak256(partials);
         d.turn = Turn.Prove;
         _operatorMoved(d, gasBefore, partials);
@@ -436,12 +440,12 @@ contract DisputeGame is Credits {
     }
 
     function _operatorMoved(Dispute memory d, uint256 gasBefore, bytes memory data) private {
-        d.operatorGas = _plusGas(d.operatorGas, gasBefore, data.length);
+        d.operatorGas = _plusGas(d.operatorGas, gasBefore, MOVE_GAS + SHOWN_GAS * data.length);
         _moved(d, data);
     }
 
     function _challengerMoved(Dispute memory d, uint256 gasBefore) private {
-        d.challengerGas = _plusGas(d.challengerGas, gasBefore, 0);
+        d.challengerGas = _plusGas(d.challengerGas, gasBefore, MOVE_GAS);
         _moved(d, "");
     }
 
@@ -451,9 +455,9 @@ contract DisputeGame is Credits {
     }
 
     /// P42: what was laid out so far and with this move, at most what is repaid.
-    function _plusGas(uint256 spent, uint256 gasBefore, uint256 logged) private view returns (uint96) {
+    function _plusGas(uint256 spent, uint256 gasBefore, uint256 besides) private view returns (uint96) {
         unchecked {
-            uint256 used = gasBefore - gasleft() + MOVE_GAS + CALLDATA_GAS * msg.data.length + LOG_GAS * logged;
+            uint256 used = gasBefore - gasleft() + besides + CALLDATA_GAS * msg.data.length;
             // forge-lint: disable-next-line(unsafe-typecast) at most the allowance
             return uint96(_atMost(spent + used * _atMost(tx.gasprice, _maxGasPrice), _gasAllowance));
         }
@@ -463,7 +467,7 @@ contract DisputeGame is Credits {
 
     /// By a move of the challenger's.
     function _convict(Dispute memory d, Result storage r, uint256 gasBefore) private {
-        d.challengerGas = _plusGas(d.challengerGas, gasBefore, 0);
+        d.challengerGas = _plusGas(d.challengerGas, gasBefore, CONVICTION_GAS);
         _fall(d, r);
     }
 

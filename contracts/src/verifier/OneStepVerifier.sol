@@ -21,6 +21,7 @@ contract OneStepVerifier is IStepVerifier {
         address elementwise;
         address functions;
         address contraction;
+        address quantised;
         address reduction;
         address sampling;
         address text;
@@ -33,6 +34,7 @@ contract OneStepVerifier is IStepVerifier {
     address private immutable ELEMENTWISE;
     address private immutable FUNCTIONS;
     address private immutable CONTRACTION;
+    address private immutable QUANTISED;
     address private immutable REDUCTION;
     address private immutable SAMPLING;
     address private immutable TEXT;
@@ -45,6 +47,7 @@ contract OneStepVerifier is IStepVerifier {
         ELEMENTWISE = _withCode(families_.elementwise);
         FUNCTIONS = _withCode(families_.functions);
         CONTRACTION = _withCode(families_.contraction);
+        QUANTISED = _withCode(families_.quantised);
         REDUCTION = _withCode(families_.reduction);
         SAMPLING = _withCode(families_.sampling);
         TEXT = _withCode(families_.text);
@@ -52,7 +55,7 @@ contract OneStepVerifier is IStepVerifier {
 
     /// @notice The contracts that judge.
     function families() external view returns (Families memory) {
-        return Families(INPUT, INDEX, ELEMENTWISE, FUNCTIONS, CONTRACTION, REDUCTION, SAMPLING, TEXT);
+        return Families(INPUT, INDEX, ELEMENTWISE, FUNCTIONS, CONTRACTION, QUANTISED, REDUCTION, SAMPLING, TEXT);
     }
 
     // ---------------------------------------------------------------- the run as a whole
@@ -202,10 +205,11 @@ contract OneStepVerifier is IStepVerifier {
     function _familyOf(uint256 operation) private view returns (address) {
         if (operation == OPERATION_INPUT || operation == 0x53) return INPUT;
         if (operation >= 0x02 && operation <= 0x05) return INDEX;
-        if (operation == 0x06 || (operation >= 0x11 && operation <= 0x14) || operation == 0x24) return ELEMENTWISE;
+        if (operation == 0x06 || (operation >= 0x11 && operation <= 0x14)) return ELEMENTWISE;
         if (operation == 0x10) return FUNCTIONS;
-        if ((operation >= 0x20 && operation <= 0x22) || operation == 0x25) return CONTRACTION;
-        if (operation == 0x23 || (operation >= 0x30 && operation <= 0x33)) return REDUCTION;
+        if (operation >= 0x20 && operation <= 0x22) return CONTRACTION;
+        if (operation >= 0x23 && operation <= 0x25) return QUANTISED;
+        if (operation >= 0x30 && operation <= 0x33) return REDUCTION;
         if (operation >= 0x40 && operation <= 0x42) return SAMPLING;
         if (operation >= 0x50 && operation <= 0x52) return TEXT;
         return address(0);

@@ -92,6 +92,7 @@ abstract contract GameWorld is World {
         vm.recordLogs();
         vm.prank(who);
         disputes.challenge{value: BOND}(p.r, p.f);
+        measure();
         (p.d,,) = abi.decode(lastEvent(IDisputeGame.Challenged.selector), (IDisputeGame.Dispute, PackedRequest, Fulfillment));
     }
 
@@ -118,8 +119,9 @@ abstract contract GameWorld is World {
     }
 
     function claim(Play memory p, IStepVerifier.Claim memory c, bytes32[] memory hashes) internal {
-        vm.prank(operator);
+        vm.prank(p.f.operator);
         disputes.claim(p.r, p.f, theModel(), c, theModel().graphRoot, "", hashes);
+        measure();
         see(p, c, hashes);
     }
 
@@ -134,6 +136,22 @@ abstract contract GameWorld is World {
 
     // ---------------------------------------------------------------- moves
 
+    /// Gas of the last move; of a whole transaction where each call is one.
+    uint256 internal moveGas;
+
+    function measure() private {
+        moveGas = vm.lastCallGas().gasTotalUsed;
+    }
+
+    function openingOf(uint32 node) internal view virtual returns (IStepVerifier.NodeOpening memory) {
+        return IStepVerifier.NodeOpening(toy.descriptor(node), new bytes32[](0));
+    }
+
+    /// What follows the words that the toy looks at.
+    function padding() internal view virtual returns (bytes memory) {
+        return "";
+    }
+
     /// The dispute after the last move.
     function moved(Play memory p) internal returns (bytes memory data) {
         (p.d, data) = abi.decode(lastEvent(IDisputeGame.Moved.selector), (IDisputeGame.Dispute, bytes));
@@ -145,22 +163,25 @@ abstract contract GameWorld is World {
 
     function reveal(Play memory p, bytes32[] memory hashes) internal {
         vm.recordLogs();
-        vm.prank(operator);
+        vm.prank(p.f.operator);
         disputes.reveal(p.d, hashes);
+        measure();
         p.revealed = abi.decode(moved(p), (bytes32[]));
     }
 
     function revealLeaf(Play memory p, bytes memory leaf) internal {
         vm.recordLogs();
-        vm.prank(signer); // a key of the operator's does as well
+        vm.prank(p.f.operator == operator ? signer : rivalSigner); // a key of the operator's does as well
         disputes.revealLeaf(p.d, leaf);
+        measure();
         p.leaf = moved(p);
     }
 
     function revealPartials(Play memory p, bytes memory partials) internal {
         vm.recordLogs();
-        vm.prank(operator);
+        vm.prank(p.f.operator);
         disputes.revealPartials(p.d, partials);
+        measure();
         p.partials = moved(p);
     }
 
@@ -172,41 +193,45 @@ abstract contract GameWorld is World {
         if (d.inTensor || d.height != levels) {
             vm.prank(d.challenger);
             disputes.select(p.d, uint32(position), p.revealed[position], path);
+            measure();
         } else {
             uint32 node = uint32(uint256(d.index) << levels | position);
-            IStepVerifier.NodeOpening memory opening = IStepVerifier.NodeOpening(toy.descriptor(node), new bytes32[](0));
+            IStepVerifier.NodeOpening memory opening = openingOf(node);
             vm.prank(d.challenger);
             disputes.selectNode(p.d, p.r, theModel(), p.c, uint32(position), p.revealed[position], path, opening);
+            measure();
             if (disputes.stateOf(p.d.id) == 0) return; // decided at once
         }
         moved(p);
     }
 
     function selectElement(Play memory p, uint32 index) internal {
-        bytes memory proof = toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, index));
+        bytes memory proof = abi.encodePacked(toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, index)), padding());
         vm.recordLogs();
         vm.prank(p.d.challenger);
         disputes.selectElement(p.d, p.r, theModel(), p.c, index, proof);
+        measure();
         moved(p);
     }
 
     function prove(Play memory p, IDisputeGame.Refutation memory refutation) internal {
         vm.prank(p.d.challenger);
         disputes.prove(p.d, p.r, p.f, theModel(), p.c, refutation);
+        measure();
     }
 
     function refuteElement(Play memory p, uint32 index) internal view returns (IDisputeGame.Refutation memory) {
-        bytes memory proof = toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, index));
+        bytes memory proof = abi.encodePacked(toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, index)), padding());
         return IDisputeGame.Refutation(IDisputeGame.Fault.Element, index, p.leaf, proof);
     }
 
     function refutePartial(Play memory p, uint32 part) internal view returns (IDisputeGame.Refutation memory) {
-        bytes memory proof = toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, p.d.element), part);
+        bytes memory proof = abi.encodePacked(toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, p.d.element), part), padding());
         return IDisputeGame.Refutation(IDisputeGame.Fault.Partial, part, p.partials, proof);
     }
 
     function refuteSum(Play memory p) internal view returns (IDisputeGame.Refutation memory) {
-        bytes memory proof = toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, p.d.element));
+        bytes memory proof = abi.encodePacked(toy.proofOf(IStepVerifier.Element(p.d.node, p.d.index, p.d.element)), padding());
         return IDisputeGame.Refutation(IDisputeGame.Fault.Sum, 0, abi.encode(p.leaf, p.partials), proof);
     }
 
@@ -224,6 +249,7 @@ abstract contract GameWorld is World {
     function timeout(Play memory p) internal {
         vm.prank(carrier);
         disputes.timeout(p.d, p.r, p.f);
+        measure();
     }
 
     /// Lets the time of whoever's turn it is run out.
@@ -236,6 +262,7 @@ abstract contract GameWorld is World {
         vm.recordLogs();
         vm.prank(carrier);
         disputes.reject(p.r, p.f, input());
+        measure();
     }
 
     // ---------------------------------------------------------------- players
@@ -280,8 +307,8 @@ abstract contract GameWorld is World {
             revert("nothing differs");
         }
         if (d.turn == Turn.SelectElement) {
-            for (uint32 i = 0; i < toy.LEAF(); ++i) {
-                if (p.leaf.length == toy.LEAF() && p.leaf[i] == trace.leaves[d.node][d.index][i]) continue;
+            for (uint32 i = 0; i < toy.leafSize(); ++i) {
+                if (p.leaf.length == toy.leafSize() && p.leaf[i] == trace.leaves[d.node][d.index][i]) continue;
                 if (toy.partsOf(d.node, i) == 0) prove(p, refuteElement(p, i));
                 else selectElement(p, i);
                 return;

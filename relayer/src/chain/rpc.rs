@@ -1,14 +1,23 @@
 //! RPC endpoints: one in use, the others in reserve.
 
+use crate::ops::metrics::RPC_FAILOVERS;
 use alloy::{
     eips::BlockNumberOrTag,
     network::Ethereum,
     primitives::{Address, B256},
     providers::{Provider, ProviderBuilder, RootProvider},
     rpc::client::ClientBuilder,
-    transports::http::Http,
+    transports::{
+        RpcError, TransportError, TransportErrorKind,
+        http::Http,
+        layers::{RateLimitRetryPolicy, RetryBackoffLayer},
+    },
 };
-use candor_sdk::client::{Client, ClientError, RpcFailure};
+use alloy::{rpc::types::TransactionRequest, sol_types::SolCall};
+use candor_sdk::{
+    bindings::IInferenceOracle,
+    client::{Client, ClientError, RpcFailure},
+};
 use reqwest::Url;
 use std::{
     sync::{
@@ -24,6 +33,13 @@ pub type RpcClient = Client<RootProvider<Ethereum>>;
 
 /// Longest time to wait for an answer before the endpoint counts as down.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a question is asked again before its failure counts, and after how many milliseconds unless the endpoint says (`Retry-After`).
+const RETRIES: u32 = 3;
+const RETRY_AFTER: u64 = 100;
+
+/// Budget of an endpoint, as alloy counts. Practically none: endpoints say by themselves what is too much.
+const UNITS_PER_SECOND: u64 = 1_000_000;
 
 /// The newest block that an endpoint knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +137,11 @@ impl Rpc {
         self.endpoints[self.current()].client.get().expect("only connected endpoints become current")
     }
 
+    /// EIP-155 chain id.
+    pub fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
     /// Number of the endpoint in use, for [`Rpc::fail_over`].
     pub fn current(&self) -> usize {
         self.current.load(Ordering::Relaxed)
@@ -140,6 +161,7 @@ impl Rpc {
                 continue;
             }
             if self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                metrics::counter!(RPC_FAILOVERS).increment(1);
                 warn!(endpoint = %endpoint.name, "using the next endpoint");
             }
             return;
@@ -156,6 +178,15 @@ impl Rpc {
     /// A block by number; none if the endpoint does not have it (yet, or any more).
     pub async fn block_at(&self, number: u64) -> Result<Option<Head>, ClientError> {
         self.block(BlockNumberOrTag::Number(number)).await
+    }
+
+    /// How many requests the oracle had taken by the end of a block.
+    pub async fn request_count_at(&self, block: u64) -> Result<u64, ClientError> {
+        let call = IInferenceOracle::requestCountCall {};
+        let transaction = TransactionRequest::default().to(self.oracle).input(call.abi_encode().into());
+        let data = self.client().provider().call(transaction).block(block.into()).await?;
+        IInferenceOracle::requestCountCall::abi_decode_returns(&data)
+            .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("requestCount: {error}"))))
     }
 
     async fn block(&self, number: BlockNumberOrTag) -> Result<Option<Head>, ClientError> {
@@ -195,9 +226,28 @@ fn provider(url: &Url) -> Result<RootProvider<Ethereum>, ClientError> {
         .build()
         .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("the HTTP client can't be built: {error}"))))?;
     let transport = Http::with_client(http, url.clone());
-    Ok(ProviderBuilder::new().disable_recommended_fillers().connect_client(
-        ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(500)),
-    ))
+    let retry = RetryBackoffLayer::new_with_policy(
+        RETRIES,
+        RETRY_AFTER,
+        UNITS_PER_SECOND,
+        RateLimitRetryPolicy::default().or(is_worth_another_try),
+    );
+    let client = ClientBuilder::default().layer(retry).transport(transport, false);
+    let client = client.with_poll_interval(Duration::from_millis(500));
+    Ok(ProviderBuilder::new().disable_recommended_fillers().connect_client(client))
+}
+
+/// Whether the same question, asked again at once, may well be answered: a connection that broke off, half an answer, an error page. An endpoint that can't be
+/// reached or is too slow is left for the next one. Asking twice is harmless: what is asked changes nothing, and a transaction that is sent twice is one.
+fn is_worth_another_try(error: &TransportError) -> bool {
+    match error {
+        RpcError::Transport(TransportErrorKind::HttpError(answer)) => answer.status >= 500,
+        RpcError::Transport(TransportErrorKind::Custom(error)) => {
+            error.downcast_ref::<reqwest::Error>().is_some_and(|error| !error.is_timeout() && !error.is_connect())
+        }
+        RpcError::DeserError { .. } => true,
+        _ => false,
+    }
 }
 
 /// An endpoint for logs: keys are often in the path, query or user part.

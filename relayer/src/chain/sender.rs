@@ -8,6 +8,7 @@ use super::{Rpc, RpcClient};
 use crate::{
     complaints::Complaints,
     crash,
+    ops::metrics::TRANSACTIONS_REPLACED,
     store::{Purpose, SentTransaction, Store, StoreError, TransactionState},
 };
 use alloy::{
@@ -19,7 +20,7 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use candor_sdk::client::{Call, ClientError, RpcFailure};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -34,6 +35,8 @@ pub struct GasLimits {
     pub bump_after: Duration,
     /// How much more, in percent. Nodes refuse less than 10.
     pub bump_percent: u32,
+    /// Whether to answer also what brings less than its gas costs.
+    pub at_a_loss: bool,
 }
 
 /// A transaction that is in a block.
@@ -173,7 +176,7 @@ impl Sender {
     pub async fn recover(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
         let mut ended = Vec::new();
         while let Some(sent) = self.store.unresolved().await?.into_iter().next() {
-            info!(purpose = %sent.purpose, nonce = sent.nonce, tx = %sent.hash, "taking up a transaction of an earlier run");
+            info!(purpose = %sent.purpose, nonce = sent.nonce, tx = %sent.hash, "taking up a transaction whose outcome is open");
             match self.track(rpc, sent.nonce).await {
                 Ok(sent) => ended.push(sent),
                 Err(SendError::NonceTaken(nonce)) => warn!(nonce, "the nonce was used by another transaction"),
@@ -224,11 +227,7 @@ impl Sender {
         if balance < needed {
             return Err(SendError::Poor { account: self.address(), balance, needed });
         }
-        let day_ago = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
-            .saturating_sub(24 * 60 * 60 * 1000);
-        let spent = self.store.spent_since(day_ago).await?;
+        let spent = self.store.spent_in_a_day().await?;
         if spent.saturating_add(needed) > self.limits.max_daily_spend {
             return Err(SendError::OverBudget { spent, limit: self.limits.max_daily_spend });
         }
@@ -378,6 +377,7 @@ impl Sender {
             ..last.clone()
         };
         self.store.sending(&sent, &[]).await?;
+        metrics::counter!(TRANSACTIONS_REPLACED).increment(1);
         warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
         self.broadcast(rpc.client(), &sent).await;
         Ok(())

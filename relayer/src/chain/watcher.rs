@@ -6,6 +6,7 @@
 use super::{Head, Rpc};
 use crate::{
     crash,
+    ops::metrics::{CHAIN_HOLES, CHAIN_REORGANISATIONS},
     store::{BlockRange, REMEMBERED_BLOCKS, Store, StoreError},
 };
 use alloy::primitives::Address;
@@ -14,7 +15,7 @@ use candor_sdk::{
     client::{ClientError, OracleLog},
 };
 use std::time::Duration;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 /// How blocks are read.
 #[derive(Debug, Clone, Copy)]
@@ -38,11 +39,21 @@ pub struct Look {
     pub logs: Vec<OracleLog>,
     /// Whether everything confirmed has been read.
     pub caught_up: bool,
+    /// Last block read, and the last that is confirmed; none if nothing was read.
+    pub read: Option<(u64, u64)>,
 }
 
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
+    /// Requests are numbered without holes, and the endpoint does not show one that there must be.
+    #[error("the endpoint shows no request #{missing}, which is in block {before} or below")]
+    Hole {
+        /// The first that is missing.
+        missing: u64,
+        /// Where it must be at the latest.
+        before: u64,
+    },
     /// The endpoint.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -54,9 +65,16 @@ pub enum WatchError {
 impl WatchError {
     /// Whether trying again may help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Client(error) if error.is_retryable())
+        match self {
+            Self::Client(error) => error.is_retryable(),
+            Self::Store(error) => error.is_retryable(),
+            Self::Hole { .. } => true,
+        }
     }
 }
+
+/// How often a range is asked for again that must have more in it. After that what is there is better than nothing.
+const HOLE_TRIES: u32 = 20;
 
 /// Moves events from the chain to the store.
 #[derive(Debug)]
@@ -66,12 +84,14 @@ pub struct Watcher {
     operator: Address,
     challenge_window: u64,
     range: u64,
+    /// How often the range in hand had a hole.
+    holes: u32,
 }
 
 impl Watcher {
     /// Watches for `operator` (zero: none) on a deployment with this challenge window in seconds.
     pub fn new(store: Store, settings: WatchSettings, operator: Address, challenge_window: u64) -> Self {
-        Self { store, settings, operator, challenge_window, range: settings.max_block_range.max(1) }
+        Self { store, settings, operator, challenge_window, range: settings.max_block_range.max(1), holes: 0 }
     }
 
     /// Reads the next range.
@@ -80,10 +100,10 @@ impl Watcher {
         let confirmed = head.number.saturating_sub(self.settings.confirmations);
         let next = self.store.next_block().await?;
         if next > 0 && self.reorganised(rpc, next - 1).await? {
-            return Ok(Look { head, logs: Vec::new(), caught_up: false });
+            return Ok(Look { head, logs: Vec::new(), caught_up: false, read: None });
         }
         if next > confirmed {
-            return Ok(Look { head, logs: Vec::new(), caught_up: true });
+            return Ok(Look { head, logs: Vec::new(), caught_up: true, read: None });
         }
         let (first, last) = range(next, confirmed, self.range, self.settings.overlap);
         let logs = match rpc.client().logs(first..=last).await {
@@ -94,7 +114,7 @@ impl Watcher {
                 self.range = (self.range / 2).max(1);
                 if narrower && too_wide(&error) {
                     debug!(range = self.range, %error, "narrower range");
-                    return Ok(Look { head, logs: Vec::new(), caught_up: false });
+                    return Ok(Look { head, logs: Vec::new(), caught_up: false, read: None });
                 }
                 return Err(error.into());
             }
@@ -102,8 +122,9 @@ impl Watcher {
         // Asked after the logs: if the block under the range changed in between, the next look notices. An endpoint that does not have a block
         // below its own newest one is in disorder: no haste.
         let Some(tip) = rpc.block_at(last).await? else {
-            return Ok(Look { head, logs: Vec::new(), caught_up: true });
+            return Ok(Look { head, logs: Vec::new(), caught_up: true, read: None });
         };
+        self.check_for_holes(rpc, &logs, last, last == confirmed).await?;
         self.store
             .apply(BlockRange {
                 last,
@@ -117,7 +138,37 @@ impl Watcher {
             crash::point("seen");
         }
         self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
-        Ok(Look { head, logs, caught_up: last == confirmed })
+        Ok(Look { head, logs, caught_up: last == confirmed, read: Some((last, confirmed)) })
+    }
+
+    /// Some endpoints answer with fewer events than there are, or with none, when they are behind or overloaded. The contract numbers requests without
+    /// holes and counts them, so that can be noticed.
+    async fn check_for_holes(
+        &mut self,
+        rpc: &Rpc,
+        logs: &[OracleLog],
+        last: u64,
+        newest: bool,
+    ) -> Result<(), WatchError> {
+        let stored = self.store.last_request().await?;
+        // As of the range's last block. Few endpoints know that of old blocks, where the next range tells; one that can't say is taken at its word.
+        let count = if newest { rpc.request_count_at(last).await.ok() } else { None };
+        match missing(stored, logs, count) {
+            Some(missing) if self.holes < HOLE_TRIES => {
+                self.holes += 1;
+                metrics::counter!(CHAIN_HOLES).increment(1);
+                Err(WatchError::Hole { missing, before: last })
+            }
+            Some(missing) => {
+                error!(missing, before = last, "no endpoint shows a request that there must be; going on without it");
+                self.holes = 0;
+                Ok(())
+            }
+            None => {
+                self.holes = 0;
+                Ok(())
+            }
+        }
     }
 
     /// Compares the last block read with the chain's; if it changed, rewinds the store to the last block that did not.
@@ -139,10 +190,33 @@ impl Watcher {
             }
             first = below;
         }
+        metrics::counter!(CHAIN_REORGANISATIONS).increment(1);
         warn!(from = first, to = last, "the chain was reorganised; reading again");
         self.store.rewind(first).await?;
         Ok(true)
     }
+}
+
+/// The first number that is neither stored nor among the events, though a later one, or the contract's count, says that it must be.
+fn missing(stored: Option<u64>, logs: &[OracleLog], count: Option<u64>) -> Option<u64> {
+    let mut asked: Vec<u64> = logs
+        .iter()
+        .filter_map(|log| match &log.event {
+            Event::Requested(event) => Some(event.id),
+            _ => None,
+        })
+        .collect();
+    asked.sort_unstable();
+    // A store that began in the middle of the history knows nothing of what was before.
+    let mut next = stored.map(|last| last + 1).or_else(|| asked.first().copied())?;
+    for id in asked {
+        match id {
+            id if id > next => return Some(next),
+            id if id == next => next += 1,
+            _ => {}
+        }
+    }
+    count.is_some_and(|count| count >= next).then_some(next)
 }
 
 /// The blocks to ask for: at most `width` of them up to `confirmed`, some before `next` among them, at least one that is new.
@@ -184,6 +258,51 @@ mod tests {
             }
         }
         assert_eq!(range(100, 5000, 1000, 16), (84, 1083));
+    }
+
+    #[test]
+    fn a_hole_in_the_numbers_is_noticed() {
+        use alloy::primitives::{Address, B256};
+        use candor_sdk::bindings::{IInferenceOracle, PackedRequest};
+        let asked = |ids: &[u64]| -> Vec<OracleLog> {
+            let event = |id: &u64| OracleLog {
+                event: Event::Requested(IInferenceOracle::Requested {
+                    id: *id,
+                    modelId: B256::ZERO,
+                    operator: Address::ZERO,
+                    request: PackedRequest {
+                        head: B256::ZERO,
+                        modelId: B256::ZERO,
+                        inputHash: B256::ZERO,
+                        seed: B256::ZERO,
+                        payment: B256::ZERO,
+                        terms: B256::ZERO,
+                    },
+                    input: Default::default(),
+                }),
+                block_number: 1,
+                block_hash: B256::ZERO,
+                transaction: B256::ZERO,
+                log_index: *id,
+            };
+            ids.iter().map(event).collect()
+        };
+        for (stored, ids, count, expected) in [
+            (None, &[][..], Some(0), None),
+            (None, &[], Some(9), None),           // nothing is known of what was before
+            (None, &[7, 8], Some(8), None),       // a store that begins here
+            (None, &[7, 9], Some(9), Some(8)),    // one between is not shown
+            (Some(4), &[], Some(4), None),        // nothing new
+            (Some(4), &[3, 4], Some(4), None),    // read again
+            (Some(4), &[4, 5, 6], Some(6), None), // as it should be
+            (Some(4), &[], Some(5), Some(5)),     // an endpoint with empty hands
+            (Some(4), &[6], None, Some(5)),
+            (Some(4), &[3, 5], Some(7), Some(6)), // the last ones are not shown
+            (Some(4), &[4, 5, 5], Some(5), None), // another attempt at one
+            (Some(4), &[], None, None),           // an endpoint that can't say
+        ] {
+            assert_eq!(missing(stored, &asked(ids), count), expected, "{stored:?} {ids:?} {count:?}");
+        }
     }
 
     #[test]

@@ -140,6 +140,16 @@ pub(crate) fn known_models(config: &Config) -> Vec<ModelSource> {
     sources
 }
 
+/// Name of the configured model with this id, if there is one.
+pub(crate) fn served_name(config: &Config, id: ModelId) -> anyhow::Result<Option<String>> {
+    for source in &config.models.serve {
+        if CatalogModel::load(source)?.id() == id {
+            return Ok(Some(source.name()));
+        }
+    }
+    Ok(None)
+}
+
 async fn connect(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Result<AnyClient> {
     let mut failures = Vec::new();
     for url in &config.chain.rpc_urls {

@@ -6,8 +6,12 @@ use super::{
 use crate::{
     config::{Config, ConfigError, Needs, Wei},
     demo::narrator::money,
+    engine::{
+        Device,
+        cuda::{self, Description, DeviceError},
+    },
     models::CatalogModel,
-    store::{Store, StoreError},
+    store::{Store, StoreError, StoreLocation},
 };
 use alloy::{
     eips::BlockId,
@@ -144,8 +148,15 @@ fn keys(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Option<Keys>
 
 fn models(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Vec<CatalogModel>> {
     let mut models = Vec::new();
+    let device = config.models.device;
+    if let Device::Cuda(ordinal) = device {
+        match gpu(ordinal) {
+            Ok(text) => report.good("device", text)?,
+            Err(error) => report.bad("device", error.to_string())?,
+        }
+    }
     for source in &config.models.serve {
-        match CatalogModel::load(source) {
+        match CatalogModel::load_on(source, device) {
             Ok(model) => {
                 report.good("models", format!("{} is {}, on {}", model.name(), model.id(), model.runner().device()))?;
                 models.push(model);
@@ -156,9 +167,27 @@ fn models(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Vec<Catalo
     Ok(models)
 }
 
+/// What a GPU is, and that it computes the golden vectors: a worker starts with no less.
+fn gpu(ordinal: usize) -> Result<String, DeviceError> {
+    let worker = cuda::worker(ordinal)?;
+    let Description { driver, capability, multiprocessors, memory, .. } = worker.description();
+    let (free, test) = (worker.free_memory()?, worker.self_test()?);
+    test.result()?;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Ok(format!(
+        "{worker}, driver for CUDA {driver}, compute capability {capability}, {multiprocessors} multiprocessors, \
+         {:.1} of {:.1} GiB free; {} golden vectors right",
+        gib(free),
+        gib(*memory),
+        test.compared
+    ))
+}
+
 async fn store(report: &mut Report<'_>, config: &Config) -> anyhow::Result<()> {
-    let path = &config.store.path;
-    if !path.exists() {
+    let location = config.store.location();
+    if let StoreLocation::File(path) = &location
+        && !path.exists()
+    {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
         // The relayer makes the folder; whether it can is decided by the nearest one that is there.
         let Some(there) = folder
@@ -166,20 +195,19 @@ async fn store(report: &mut Report<'_>, config: &Config) -> anyhow::Result<()> {
             .map(|folder| if folder.as_os_str().is_empty() { std::path::Path::new(".") } else { folder })
             .find(|folder| folder.exists())
         else {
-            return report.bad("database", format!("{} can't be made", path.display()));
+            return report.bad("database", format!("{location} can't be made"));
         };
         return match tempfile::tempfile_in(there) {
-            Ok(_) => report.good("database", format!("{} will be made", path.display())),
-            Err(error) => report.bad("database", format!("{} can't be made: {error}", path.display())),
+            Ok(_) => report.good("database", format!("{location} will be made")),
+            Err(error) => report.bad("database", format!("{location} can't be made: {error}")),
         };
     }
-    match Store::open(path, config.chain.chain_id, config.chain.oracle, config.chain.start_block).await {
-        Ok(store) => report.good(
-            "database",
-            format!("{}, read up to block {}", path.display(), store.next_block().await?.saturating_sub(1)),
-        ),
-        Err(StoreError::InUse(_)) => report
-            .warn("database", format!("{} is in use: a relayer is running with this configuration", path.display())),
+    match Store::open(location.clone(), config.chain.chain_id, config.chain.oracle, config.chain.start_block).await {
+        Ok(store) => report
+            .good("database", format!("{location}, read up to block {}", store.next_block().await?.saturating_sub(1))),
+        Err(StoreError::InUse(_)) => {
+            report.warn("database", format!("{location} is in use: a relayer is running with this configuration"))
+        }
         Err(error) => report.bad("database", error.to_string()),
     }
 }

@@ -4,6 +4,7 @@
 //! something is broken).
 
 mod ask;
+mod bench;
 mod context;
 mod demo;
 mod doctor;
@@ -14,6 +15,7 @@ mod operator;
 mod result;
 mod run;
 mod status;
+mod why;
 
 use crate::config::ConfigError;
 use clap::{Args, Parser, Subcommand};
@@ -36,7 +38,7 @@ pub(crate) struct Cli {
 }
 
 /// What goes with every command.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Global {
     /// Configuration file [default: candor.toml in the current directory, if it is there]
     #[arg(long, short, global = true, value_name = "FILE", env = "CANDOR_CONFIG")]
@@ -68,11 +70,13 @@ enum Command {
     /// Show it all on this machine: a chain, contracts that ask, a relayer that answers; takes less than a minute
     Demo(demo::DemoArgs),
     /// Run the relayer: answer requests as configured, until stopped
-    Run,
+    Run(run::RunArgs),
     /// Write a commented configuration file, and a new key if wanted
     Init(init::InitArgs),
     /// Check everything that can go wrong before money is at risk, and say all that is wrong at once
     Doctor,
+    /// Measure how fast a processor or a GPU is at language models of common shapes
+    Bench(bench::BenchArgs),
     /// Ask a model from the command line and wait for the answer
     Request(ask::RequestArgs),
     /// Check anybody's answer: whose signature it is, and whether the model really says so
@@ -85,6 +89,8 @@ enum Command {
     Operator(operator::OperatorCommand),
     /// What the relayer has done, is doing and has at stake
     Status(status::StatusArgs),
+    /// Where one request stands, and what it is waiting for
+    Why(why::WhyArgs),
 }
 
 /// A command's end, when it did what it should.
@@ -149,14 +155,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     let context = Context::new(cli.global);
     match cli.command {
         Command::Demo(args) => demo::demo(&context, &args).await,
-        Command::Run => run::run(&context).await,
+        Command::Run(args) => run::run(&context, &args).await,
         Command::Init(args) => init::init(&context, &args),
         Command::Doctor => doctor::doctor(&context).await,
+        Command::Bench(args) => bench::bench(&context, &args),
         Command::Request(args) => ask::request(&context, &args).await,
         Command::Result(args) => result::result(&context, &args).await,
         Command::Model(command) => model::model(&context, &command).await,
         Command::Operator(command) => operator::operator(&context, &command).await,
         Command::Status(args) => status::status(&context, &args).await,
+        Command::Why(args) => why::why(&context, &args).await,
     }
 }
 

@@ -1,29 +1,61 @@
 //! `candor run`: the relayer, until it is stopped.
-use super::{Context, Outcome, logging};
+use super::{Context, Global, Outcome, logging};
 use crate::{
     chain::{GasLimits, WatchSettings},
     config::{Config, Needs},
+    keylock::KeyLock,
     models::CatalogModel,
-    pipeline::{self, OperatorSettings, Served, Settings},
+    pipeline::{self, OperatorSettings, Progress, RelayerError, Served, Settings},
 };
 use alloy::primitives::U256;
-use std::collections::HashMap;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{collections::HashMap, io::IsTerminal, path::PathBuf};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(super) async fn run(context: &Context) -> anyhow::Result<Outcome> {
+/// What `candor run` is told.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Configuration file of another chain, for the same process; can be repeated. Log settings are those of the first
+    #[arg(long, value_name = "FILE")]
+    also: Vec<PathBuf>,
+}
+
+pub(super) async fn run(context: &Context, args: &RunArgs) -> anyhow::Result<Outcome> {
     let config = context.config(Needs::Chain)?;
     logging::start(&config.log, context.global.verbose)?;
-    let settings = settings(context, &config)?;
-    let (reporter, _) = tokio::sync::broadcast::channel(64);
+    let mut chains = vec![settings(context, &config)?];
+    for file in &args.also {
+        let other = Context::new(Global { config: Some(file.clone()), ..Global::default() });
+        let config = other.config(Needs::Chain)?;
+        chains.push(settings(&other, &config)?);
+    }
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
-    let outcome = match pipeline::spawn(settings, reporter, stop.clone()).await {
-        Ok(handle) => handle.wait().await,
-        // Stopped while it waited for a node: that is what was wanted.
-        Err(_) if stop.is_cancelled() => Ok(()),
-        Err(error) => Err(error),
-    };
+    let mut relayers = tokio::task::JoinSet::new();
+    for settings in chains {
+        let stop = stop.clone();
+        relayers.spawn(async move {
+            let (reporter, progress) = tokio::sync::broadcast::channel(64);
+            let catching_up = tokio::spawn(show_catching_up(progress));
+            let outcome = match pipeline::spawn(settings, reporter, stop.clone()).await {
+                Ok(handle) => handle.wait().await,
+                // Stopped while it waited for a node: that is what was wanted.
+                Err(_) if stop.is_cancelled() => Ok(()),
+                Err(error) => Err(error),
+            };
+            catching_up.abort();
+            // One that can't go on ends all, rather than to be missed among them.
+            stop.cancel();
+            outcome
+        });
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = relayers.join_next().await {
+        outcome = outcome.and(ended.unwrap_or(Err(RelayerError::Panicked("relayer"))));
+    }
     signals.abort();
     outcome?;
     info!("relayer stopped");
@@ -42,7 +74,7 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
             let signer = context.signer(config, &account)?;
             let mut models = HashMap::new();
             for source in &config.models.serve {
-                let model = CatalogModel::load(source)?;
+                let model = CatalogModel::load_on(source, config.models.device)?;
                 let min_fee = operator.min_fee_for(model.name()).0;
                 info!(model = model.name(), id = %model.id(), min_fee, device = model.runner().device(), "model loaded");
                 models.insert(model.id(), Served { name: model.name().to_owned(), min_fee, model: model.runner() });
@@ -68,10 +100,49 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
             max_daily_spend: U256::from(gas.daily_cap.0),
             bump_after: gas.bump_after,
             bump_percent: gas.bump_percent,
+            at_a_loss: gas.at_a_loss,
         },
-        store: config.store.path.to_path_buf(),
+        store: config.store.location(),
+        lease: config.store.lease,
+        locks: KeyLock::folder(),
+        http: config.http.listen,
         operator,
     })
+}
+
+/// Blocks that are worth a progress bar.
+const MANY_BLOCKS: u64 = 5_000;
+
+/// A bar for people while a long stretch of the chain is read.
+async fn show_catching_up(mut progress: broadcast::Receiver<Progress>) {
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
+    let mut bar: Option<ProgressBar> = None;
+    loop {
+        let (block, confirmed) = match progress.recv().await {
+            Ok(Progress::Read { block, confirmed }) => (block, confirmed),
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => continue,
+            Err(broadcast::error::RecvError::Closed) => return,
+        };
+        match &bar {
+            Some(shown) if block >= confirmed => {
+                shown.finish_and_clear();
+                bar = None;
+            }
+            Some(shown) => {
+                shown.set_position(block.saturating_sub(confirmed.saturating_sub(shown.length().unwrap_or_default())))
+            }
+            None if confirmed.saturating_sub(block) > MANY_BLOCKS => {
+                let style = ProgressStyle::with_template("reading the chain {bar:40} {pos}/{len} blocks, {eta} left");
+                bar = Some(
+                    ProgressBar::new(confirmed - block)
+                        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
+                );
+            }
+            None => {}
+        }
+    }
 }
 
 /// The first signal asks politely, the second ends the process.

@@ -4,12 +4,11 @@ use super::{Context, Outcome};
 use crate::{
     config::{Config, Needs},
     demo::narrator::money,
-    store::{Step, Store},
+    store::{Step, Store, StoreLocation, WorkerRow},
 };
 use alloy::{primitives::U256, providers::Provider};
 use clap::Args;
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What `candor status` is told.
 #[derive(Debug, Args)]
@@ -19,30 +18,16 @@ pub(super) struct StatusArgs {
     requests: u32,
 }
 
-const STEPS: [Step; 9] = [
-    Step::Seen,
-    Step::Inferred,
-    Step::Signed,
-    Step::Posting,
-    Step::Posted,
-    Step::Disputed,
-    Step::Finalizing,
-    Step::Finalized,
-    Step::Dropped,
-];
-
 pub(super) async fn status(context: &Context, args: &StatusArgs) -> anyhow::Result<Outcome> {
     context.log_quietly()?;
     let config = context.config(Needs::Chain)?;
-    let path = &config.store.path;
-    if path.exists() {
-        of_store(context, &config, args).await?;
-    } else {
-        let path = path.display();
-        context.say(
-            || format!("database   {path} is not there: no relayer has run with this configuration"),
-            || json!({ "event": "store", "path": config.store.path, "exists": false }),
-        )?;
+    let location = config.store.location();
+    match &location {
+        StoreLocation::File(path) if !path.exists() => context.say(
+            || format!("database   {location} is not there: no relayer has run with this configuration"),
+            || json!({ "event": "store", "path": location.to_string(), "exists": false }),
+        )?,
+        _ => of_store(context, &config, args).await?,
     }
     // The chain may be down; what is known here was worth saying all the same.
     of_chain(context, &config).await?;
@@ -50,25 +35,29 @@ pub(super) async fn status(context: &Context, args: &StatusArgs) -> anyhow::Resu
 }
 
 async fn of_store(context: &Context, config: &Config, args: &StatusArgs) -> anyhow::Result<()> {
-    let store = Store::open_read_only(&config.store.path).await?;
+    let store = Store::open_read_only(config.store.location()).await?;
     let counts = store.counts().await?;
     let earned = store.earned().await?;
-    let day_ago =
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(Duration::from_secs(86_400));
-    let spent = store.spent_since(i64::try_from(day_ago.as_millis()).unwrap_or(i64::MAX)).await?;
+    let spent = store.spent_in_a_day().await?;
     let next_block = store.next_block().await?;
     let unresolved = store.unresolved().await?;
+    let workers = store.workers().await?;
     context.say(
         || {
-            let shown: Vec<String> = STEPS
+            let shown: Vec<String> = Step::ALL
                 .iter()
                 .filter(|step| counts.of(**step) > 0)
                 .map(|step| format!("{} {step}", counts.of(*step)))
                 .collect();
             let requests = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
-            let mut text = format!("database   {}, read up to block {}", config.store.path.display(), next_block.saturating_sub(1));
+            let mut text = format!("database   {}, read up to block {}", store.location(), next_block.saturating_sub(1));
             text += &format!("\nrequests   {requests}");
             text += &format!("\nearned     {}; {} spent on gas in 24 hours, of at most {}", money(earned), money(spent), config.gas.daily_cap);
+            for worker in &workers {
+                let WorkerRow { name, card, submitter, alive, claimed, .. } = worker;
+                let role = if !alive { "silent" } else if *submitter { "submitter" } else { "worker" };
+                text += &format!("\nworker     {name}: {role} on {}, {} answered, {claimed} in work", card.device, card.answered);
+            }
             for sent in &unresolved {
                 text += &format!("\nin flight  {} with nonce {}, tx {}", sent.purpose, sent.nonce, sent.hash);
             }
@@ -76,10 +65,14 @@ async fn of_store(context: &Context, config: &Config, args: &StatusArgs) -> anyh
         },
         || {
             let steps: serde_json::Map<String, Value> =
-                STEPS.iter().map(|step| (step.name().to_owned(), counts.of(*step).into())).collect();
+                Step::ALL.iter().map(|step| (step.name().to_owned(), counts.of(*step).into())).collect();
             json!({
-                "event": "store", "path": config.store.path, "exists": true, "next_block": next_block, "requests": steps,
+                "event": "store", "path": store.location().to_string(), "exists": true, "next_block": next_block, "requests": steps,
                 "earned": earned.to_string(), "spent_24h": spent.to_string(),
+                "workers": workers.iter().map(|worker| json!({
+                    "name": worker.name, "device": worker.card.device, "models": worker.card.models, "answered": worker.card.answered,
+                    "claimed": worker.claimed, "alive": worker.alive, "submitter": worker.submitter,
+                })).collect::<Vec<_>>(),
                 "in_flight": unresolved.iter().map(|sent| json!({ "purpose": sent.purpose.name(), "nonce": sent.nonce, "transaction": sent.hash })).collect::<Vec<_>>(),
             })
         },

@@ -18,6 +18,7 @@ use std::{
     convert::Infallible,
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 use toml_edit::{ImDocument, TableLike};
 
@@ -423,6 +424,11 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
     check(gas.max_fee_per_gas == super::Wei::ZERO, "gas.max_fee_per_gas", ": must be more than nothing");
     check(!(10..=200).contains(&gas.bump_percent), "gas.bump_percent", ": must be from 10 (nodes refuse less) to 200");
     check(gas.bump_after.is_zero(), "gas.bump_after", ": must be more than nothing");
+    check(
+        config.store.lease < Duration::from_secs(1),
+        "store.lease",
+        ": must be at least 1s, for a sign of life to arrive",
+    );
     check(config.log.level.trim().is_empty(), "log.level", ": must not be empty");
     check(config.models.serve.is_empty(), "models.serve", ": must name at least one model");
     if let Some(operator) = &config.operator {

@@ -13,13 +13,15 @@ mod units;
 
 pub use load::{Needs, Sources, known_keys, variable};
 pub use problem::{ConfigError, Origin, Problem, nearest};
-pub use setting::{ImportOptions, ModelSource, PathSetting, RpcUrl, parse_address};
+pub use setting::{ImportOptions, ModelSource, PathSetting, PostgresUrl, RpcUrl, parse_address};
 pub use template::{Known, Preset, template};
 pub use units::{Wei, format_duration, parse_duration};
 
+use crate::engine::Device;
+use crate::store::StoreLocation;
 use alloy::primitives::Address;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "candor.toml";
@@ -38,6 +40,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Which models are served.
     pub models: ModelsConfig,
+    /// What is told over HTTP: metrics, health, the status page.
+    pub http: HttpConfig,
     /// What is written about it all.
     pub log: LogConfig,
 }
@@ -145,6 +149,8 @@ pub struct GasConfig {
     pub bump_after: Duration,
     /// The most to spend on gas in 24 hours; work waits when it is reached.
     pub daily_cap: Wei,
+    /// Whether to answer also what brings less than its gas costs.
+    pub at_a_loss: bool,
 }
 
 impl Default for GasConfig {
@@ -154,6 +160,7 @@ impl Default for GasConfig {
             bump_percent: 15,
             bump_after: Duration::from_secs(30),
             daily_cap: Wei::milliether(100),
+            at_a_loss: false,
         }
     }
 }
@@ -164,12 +171,35 @@ impl Default for GasConfig {
 pub struct StoreConfig {
     /// The SQLite file. Created when it is not there.
     pub path: PathSetting,
+    /// A Postgres database instead, which several relayers of one operator share: one sends transactions, all work.
+    pub url: Option<PostgresUrl>,
+    /// How long what a process works on, and its place as the one that sends, are kept for it without a sign of life.
+    #[serde(with = "units::duration")]
+    pub lease: Duration,
+}
+
+impl StoreConfig {
+    /// Which of the two it is.
+    pub fn location(&self) -> StoreLocation {
+        match &self.url {
+            Some(url) => StoreLocation::Postgres(Box::new(url.expose().clone())),
+            None => StoreLocation::File(self.path.to_path_buf()),
+        }
+    }
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathSetting("candor.db".into()) }
+        Self { path: PathSetting("candor.db".into()), url: None, lease: crate::store::LEASE }
     }
+}
+
+/// What is told over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port for `/metrics`, `/healthz`, `/readyz` and the status page. Nothing is told without it. All of it is read-only.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Which models are served.
@@ -180,12 +210,14 @@ pub struct ModelsConfig {
     pub serve: Vec<ModelSource>,
     /// What the import of a model is told, by its name: the same as `candor model import` was told, or it is another model.
     pub options: BTreeMap<String, ImportOptions>,
+    /// What they run on.
+    pub device: Device,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
         let serve = ModelSource::BUILTIN.iter().map(|name| ModelSource::Builtin(name)).collect();
-        Self { serve, options: BTreeMap::new() }
+        Self { serve, options: BTreeMap::new(), device: Device::default() }
     }
 }
 

@@ -207,6 +207,57 @@ impl Serialize for RpcUrl {
     }
 }
 
+/// The address of a Postgres database. It may carry a password, so printing leaves it out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl(reqwest::Url);
+
+impl PostgresUrl {
+    /// The whole address, for connecting. Not for logs.
+    pub fn expose(&self) -> &reqwest::Url {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for PostgresUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "expected something like postgres://candor@127.0.0.1/candor";
+        let url = reqwest::Url::parse(text.trim())
+            .map_err(|error| format!("not the address of a database ({error}); {example}"))?;
+        match url.scheme() {
+            "postgres" | "postgresql" => Ok(Self(url)),
+            scheme => {
+                Err(format!("cannot keep anything in \"{scheme}:\"; {example}; a SQLite file goes into store.path"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::store::StoreLocation::Postgres(Box::new(self.0.clone())).fmt(f)
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for PostgresUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for PostgresUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Reads an account's address. Capitals, where there are some, are a checksum, and must be right.
 pub fn parse_address(text: &str) -> Result<Address, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
@@ -254,6 +305,14 @@ mod tests {
         assert!("ftp://node.example".parse::<RpcUrl>().unwrap_err().contains("\"ftp:\""));
         assert!("localhost".parse::<RpcUrl>().unwrap_err().contains("not the address of a node"));
         assert!("localhost:8545".parse::<RpcUrl>().unwrap_err().contains("\"localhost:\""));
+    }
+
+    #[test]
+    fn a_database_s_address_is_printed_without_its_password() {
+        let url: PostgresUrl = "postgres://candor:hunter2@db.example:5433/queue?sslmode=require".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "postgres://db.example:5433/queue");
+        assert!("mysql://db.example/queue".parse::<PostgresUrl>().unwrap_err().contains("\"mysql:\""));
+        assert!("candor.db".parse::<PostgresUrl>().unwrap_err().contains("not the address of a database"));
     }
 
     #[test]

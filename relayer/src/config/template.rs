@@ -53,7 +53,10 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let cap = if anvil { Wei::milliether(10_000) } else { gas.daily_cap };
     let threshold = super::PayoutConfig::default().threshold;
     let store = default.store.path.display();
+    let lease = format_duration(default.store.lease);
+    let at_a_loss = gas.at_a_loss;
     let serve = default.models.serve.iter().map(|model| format!("\"{}\"", model.name())).collect::<Vec<_>>().join(", ");
+    let device = String::from(default.models.device);
     let level = &default.log.level;
     let example = variable("chain.poll_interval");
     format!(
@@ -113,17 +116,29 @@ bump_after = "{after}"
 bump_percent = {bump}
 # The most to spend on gas in 24 hours. Work waits when it is reached.
 daily_cap = "{cap}"
+# Whether to answer also what brings less than its gas costs.
+at_a_loss = {at_a_loss}
 
 [store]
 # The SQLite file with the state of the work. Created when it is not there.
 path = "{store}"
+# A Postgres database instead, which several relayers of one operator share: one of them sends transactions, all of them work.
+# url = "postgres://candor@db.example/candor"
+# How long what a process works on, and its place as the one that sends, are kept for it without a sign of life.
+lease = "{lease}"
 
 [models]
 # Which models to serve: names of embedded ones, or folders such as "./my-model".
 serve = [{serve}]
+# What they run on: cpu, cuda (an NVIDIA GPU), or cuda:1 (the second one). A GPU that is asked for and is not there is an error.
+device = "{device}"
 # What the import of one of them was told, by its name (docs/models.md): it is another model otherwise.
 # [models.options.my-model]
 # context = 1024
+
+[http]
+# Where /metrics, /healthz, /readyz and the status page are; all of it read-only. Nothing is told without this.
+# listen = "127.0.0.1:9464"
 
 [log]
 # auto (pretty on a terminal, JSON otherwise), pretty, plain or json.

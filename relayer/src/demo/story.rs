@@ -124,6 +124,7 @@ impl<'a, W: Write> Story<'a, W> {
             Progress::Delivered { id, .. } => (*id, "delivered"),
             Progress::Finalized { id, .. } => (*id, "finalized"),
             Progress::Dropped { id, .. } => (*id, "dropped"),
+            Progress::Read { .. } => return Ok(()),
             Progress::Mined { transaction, .. } => {
                 let receipt = self.receipt(*transaction).await?;
                 self.gas_spent += U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price());
@@ -210,7 +211,7 @@ impl<'a, W: Write> Story<'a, W> {
                 }
                 Event::Dropped { request, reason }
             }
-            Progress::Mined { .. } | Progress::PaidOut { .. } => return Ok(()),
+            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } => return Ok(()),
         };
         Ok(self.narrator.tell(&event)?)
     }

@@ -142,8 +142,12 @@ impl World {
                 max_daily_spend: U256::from(Wei::milliether(1_000).0),
                 bump_after: Duration::from_secs(30),
                 bump_percent: 15,
+                at_a_loss: false,
             },
-            store: folder.join("candor.db"),
+            store: folder.join("candor.db").into(),
+            lease: crate::store::LEASE,
+            locks: folder.to_owned(),
+            http: None,
             operator: Some(OperatorSettings {
                 account: self.operator.clone(),
                 signer: self.signer.clone(),

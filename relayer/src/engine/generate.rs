@@ -24,11 +24,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 /// Requests that share a pass, at most.
-const SESSIONS: usize = 32;
+pub(super) const SESSIONS: usize = 32;
 
 /// How the rows of a node belong to positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// The same for every request, and computed once.
     Fixed,
     /// `per` rows for each position from `first` on; the last position is the last but one of the sequence.
@@ -37,28 +37,28 @@ enum Form {
 
 /// A view that moves elements within the rows of a position.
 #[derive(Clone, Debug)]
-struct Moves {
+pub(super) struct Moves {
     /// Rows of the source for each position.
-    per: usize,
+    pub(super) per: usize,
     /// The position of the source that position 0 of the view's rows reads.
-    skip: Dim,
+    pub(super) skip: Dim,
     /// Where the elements of a position come from; `None` if they stay where they are.
-    table: Option<index::IndexMap>,
+    pub(super) table: Option<index::IndexMap>,
 }
 
 /// How a model's tokens are generated.
 pub(super) struct Generator {
-    plan: Plan,
-    forms: Vec<Option<Form>>,
-    moves: Vec<Option<Moves>>,
-    stop: Vec<u32>,
+    pub(super) plan: Plan,
+    pub(super) forms: Vec<Option<Form>>,
+    pub(super) moves: Vec<Option<Moves>>,
+    pub(super) stop: Vec<u32>,
     /// Nodes that the output reads, all rows of which are kept; the samples come first.
-    kept: Vec<usize>,
+    pub(super) kept: Vec<usize>,
     /// What is left to do when all tokens are known.
-    tail: Plan,
-    fixed: Plan,
+    pub(super) tail: Plan,
+    pub(super) fixed: Plan,
     constants: OnceLock<Vec<(usize, Tensor)>>,
-    shapes: Arc<Shapes>,
+    pub(super) shapes: Arc<Shapes>,
 }
 
 /// One request being answered.
@@ -343,7 +343,7 @@ impl Generator {
 }
 
 /// First row and number of rows, for each session, of a node of the given form.
-fn rows_of(per: usize, first: Dim, spans: &[(usize, usize)], prompts: &[Symbols]) -> Vec<(usize, usize)> {
+pub(super) fn rows_of(per: usize, first: Dim, spans: &[(usize, usize)], prompts: &[Symbols]) -> Vec<(usize, usize)> {
     let rows = spans.iter().zip(prompts).map(|(&(from, to), symbols)| {
         let first = usize::try_from(first.value(symbols)).unwrap_or(0);
         let from = from.max(first);

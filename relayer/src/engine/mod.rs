@@ -11,6 +11,7 @@
 //! `infer` fuses and batches; `trace` computes every node by itself. They give the same bits, as do any batch, any number
 //! of threads and any instruction set.
 
+pub mod cuda;
 pub mod error;
 pub mod import;
 pub mod kernels;
@@ -32,22 +33,51 @@ use kernels::Isa;
 use operands::Operands;
 use plan::Plan;
 use run::{Run, Shapes};
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where a model runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Device {
     /// This machine's processor, with the best instructions it has.
     #[default]
     Cpu,
+    /// The NVIDIA GPU of this number.
+    Cuda(usize),
 }
 
-impl Device {
-    fn open(self) -> candle_core::Device {
-        match self {
-            Self::Cpu => candle_core::Device::Cpu,
+/// A device as configurations name it: `cpu`, `cuda` (the first GPU), `cuda:1`.
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("`{text}` is no device: `cpu`, `cuda` or `cuda:` and a number are");
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Cpu => "cpu".to_string(),
+            Device::Cuda(0) => "cuda".to_string(),
+            Device::Cuda(ordinal) => format!("cuda:{ordinal}"),
         }
     }
 }
@@ -56,6 +86,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => write!(f, "cpu {} x{}", Isa::best().name(), rayon::current_num_threads()),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }
@@ -67,13 +98,16 @@ const BATCH_BYTES: std::ops::RangeInclusive<usize> = 2 << 20..=256 << 20;
 const BATCH_REQUESTS: usize = 256;
 /// Rows of a pass over prompts, unless told otherwise: enough to share each weight, few enough to stay in cache.
 const PREFILL: usize = 256;
+/// Weights of a model whose passes are worth a thread of the pool. A smaller one is done before it has woken up.
+const POOLED_BYTES: u64 = 1 << 20;
 /// Different request shapes whose tables are kept.
 const KEPT_SHAPES: usize = 32;
 
 /// A model ready to run. Cheap to share between threads; concurrent calls do not disturb each other.
 pub struct LoadedModel {
-    model: Model,
-    device: Device,
+    model: Arc<Model>,
+    /// Where it runs if that is not here.
+    remote: Option<cuda::Remote>,
     candle: candle_core::Device,
     isa: Isa,
     operands: Operands,
@@ -100,26 +134,53 @@ impl LoadedModel {
     /// # Errors
     /// As [`LoadedModel::load`].
     pub fn load_with(model: Model, device: Device, isa: Isa) -> Result<Self, LoadError> {
+        match device {
+            Device::Cpu => Self::load_anywhere(model, None, isa),
+            Device::Cuda(_) => {
+                let failed = |source| LoadError::Cuda { device: device.to_string(), source };
+                let worker = match device {
+                    Device::Cuda(ordinal) => cuda::worker(ordinal),
+                    Device::Cpu => cuda::worker(0),
+                };
+                Self::load_on(model, &worker.map_err(failed)?)
+            }
+        }
+    }
+
+    /// The same on a device that a worker owns.
+    ///
+    /// # Errors
+    /// As [`LoadedModel::load`].
+    pub fn load_on(model: Model, worker: &Arc<cuda::Worker>) -> Result<Self, LoadError> {
+        Self::load_anywhere(model, Some(worker), Isa::best())
+    }
+
+    fn load_anywhere(model: Model, worker: Option<&Arc<cuda::Worker>>, isa: Isa) -> Result<Self, LoadError> {
         model.validate()?;
-        let candle = device.open();
-        let operands = Operands::load(&model, &candle)?;
+        let model = Arc::new(model);
+        let prefill = if worker.is_some() { cuda::PREFILL } else { PREFILL };
+        let remote = worker.map(|worker| worker.load(model.clone(), prefill)).transpose()?;
+        let candle = candle_core::Device::Cpu;
+        let operands = if remote.is_some() { Operands::default() } else { Operands::load(&model, &candle)? };
         let (fused, traced) = (Plan::fused(&model.program), Plan::traced(&model.program));
         let samples = model.program.generation().map(|generation| generation.samples as usize);
         let sampling = samples.map(|samples| Plan::leading_to(&model.program, &[samples])).unwrap_or_default();
         let generator = Generator::new(&model);
         let shapes = Mutex::default();
-        let prefill = PREFILL;
-        Ok(Self { model, device, candle, isa, operands, fused, traced, sampling, generator, prefill, shapes })
+        Ok(Self { model, remote, candle, isa, operands, fused, traced, sampling, generator, prefill, shapes })
     }
 
     /// Runs prompts in passes of at most `rows` positions: less memory, or more work at a time. No answer depends on it.
     pub fn with_prefill(self, rows: usize) -> Self {
+        if let Some(remote) = &self.remote {
+            remote.set_prefill(rows.max(1));
+        }
         Self { prefill: rows.max(1), ..self }
     }
 
     /// Whether tokens are generated by computing new rows only; else each takes a pass over the whole sequence.
     pub fn generates_by_rows(&self) -> bool {
-        self.generator.is_some()
+        self.remote.as_ref().map_or(self.generator.is_some(), cuda::Remote::generates_by_rows)
     }
 
     /// The model.
@@ -129,14 +190,31 @@ impl LoadedModel {
 
     /// Where it runs, for logs: `cpu avx512 x2`.
     pub fn device(&self) -> String {
-        match self.device {
-            Device::Cpu => format!("cpu {} x{}", self.isa.name(), rayon::current_num_threads()),
+        match &self.remote {
+            Some(remote) => remote.device(),
+            None => format!("cpu {} x{}", self.isa.name(), rayon::current_num_threads()),
         }
     }
 
     /// Answers many requests in as few passes as their shapes allow. An answer does not depend on the company it is
     /// computed in, and a request that fails takes no other with it.
     pub fn infer(&self, batch: &[InferRequest]) -> Vec<Result<Vec<u8>, InferError>> {
+        if let Some(remote) = &self.remote {
+            return remote.infer(batch);
+        }
+        self.on_pool(|| self.infer_here(batch))
+    }
+
+    /// Runs where the many short products of a pass are shared out without waking anybody: on a thread of the pool.
+    fn on_pool<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+        if rayon::current_num_threads() > 1 && self.model.weights.byte_len() >= POOLED_BYTES {
+            rayon::scope(|_| run())
+        } else {
+            run()
+        }
+    }
+
+    fn infer_here(&self, batch: &[InferRequest]) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = batch.iter().map(|_| None).collect();
         let mut groups: Vec<(Symbols, Vec<usize>)> = Vec::new();
         for (index, request) in batch.iter().enumerate() {
@@ -236,12 +314,17 @@ impl LoadedModel {
     /// If the request has no answer, or the device fails.
     pub fn generate(&self, request: &InferRequest) -> Result<Vec<u32>, InferError> {
         let symbols = self.model.check_request(request)?;
-        let Some(generator) = &self.generator else { return self.generate_plainly(request, symbols) };
-        let mut tokens = Ok(Vec::new());
-        generator.answer(self, &[(0, request, symbols)], |_, generated| {
-            tokens = generated.map(|(tokens, _)| tokens).map_err(|error| self.failure(&error));
-        });
-        tokens
+        if let Some(remote) = &self.remote {
+            return remote.generate(request, symbols);
+        }
+        self.on_pool(|| {
+            let Some(generator) = &self.generator else { return self.generate_plainly(request, symbols) };
+            let mut tokens = Ok(Vec::new());
+            generator.answer(self, &[(0, request, symbols)], |_, generated| {
+                tokens = generated.map(|(tokens, _)| tokens).map_err(|error| self.failure(&error));
+            });
+            tokens
+        })
     }
 
     /// Shapes and tokens of a run with `generated` tokens.
@@ -307,6 +390,17 @@ impl LoadedModel {
         Ok(trace)
     }
 
+    /// The trace of a run for those who need its root and the tree over nodes only. On a GPU no tensor leaves the device.
+    ///
+    /// # Errors
+    /// If the request has no answer, or the device fails.
+    pub fn commit(&self, request: &InferRequest) -> Result<TraceTree, InferError> {
+        let generated = self.generate(request)?;
+        let (trace, failed) = self.replay_with(request, &generated, None)?;
+        self.causal(failed)?;
+        Ok(trace)
+    }
+
     /// The trace of a run over the tokens that somebody claims were generated, in one pass: several times cheaper than
     /// generating them. A false claim is not an error; it shows in the check that fails.
     ///
@@ -317,6 +411,15 @@ impl LoadedModel {
         request: &InferRequest,
         generated: &[u32],
         mut visit: impl FnMut(u32, &TraceTensor),
+    ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
+        self.replay_with(request, generated, Some(&mut visit))
+    }
+
+    fn replay_with(
+        &self,
+        request: &InferRequest,
+        generated: &[u32],
+        mut visit: Option<Visit<'_>>,
     ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
         let symbols = self.model.check_request(request)?;
         let claim = |problem: String| Err(InferError::Claim(problem));
@@ -332,10 +435,15 @@ impl LoadedModel {
         {
             return Err(RequestError::TokenOutOfRange { position, token, bound: *bound }.into());
         }
+        if let Some(remote) = &self.remote {
+            return remote.replay(request, symbols, generated, visit);
+        }
         let mut trace = TraceBuilder::default();
         let (symbols, failed) = self.whole(request, symbols, generated, |node, tensor| {
             trace.push(tensor);
-            visit(node, tensor);
+            if let Some(visit) = &mut visit {
+                visit(node, tensor);
+            }
         })?;
         Ok((trace.finish(symbols), failed))
     }
@@ -409,6 +517,9 @@ impl LoadedModel {
         InferError::Device { device: self.device(), message: error.to_string() }
     }
 }
+
+/// Sees node index and tensor.
+type Visit<'a> = &'a mut dyn FnMut(u32, &TraceTensor);
 
 /// What became of a request.
 type Answer = Result<Vec<u8>, InferError>;

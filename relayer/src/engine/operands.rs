@@ -17,8 +17,6 @@ pub(super) struct Operands {
     packed: HashMap<u32, Tensor>,
     /// `[rows, cols]`, by weight, for all other readers: floats widened to f32.
     plain: HashMap<u32, (Tensor, Extent)>,
-    /// `[rows, cols]` in the stored type, by weight, where rows are looked up.
-    tables: HashMap<u32, Tensor>,
     /// Packed int8 weights, by weight.
     quantised: HashMap<u32, quantised::Weights>,
     constants: HashMap<u32, Tensor>,
@@ -40,9 +38,8 @@ impl Operands {
                         }
                         Some(tensor) => match (op, position) {
                             (Op::Linear, 1) => operands.add_packed(*weight, tensor, device),
-                            // Quantised rows are looked up where the model keeps them.
-                            (Op::Gather, 1) if tensor.dtype().block().is_some() => Ok(()),
-                            (Op::Gather, 1) => operands.add_table(*weight, tensor, device),
+                            // Rows are looked up where the model keeps them.
+                            (Op::Gather, 1) => Ok(()),
                             _ => operands.add_plain(*weight, tensor, device),
                         },
                     },
@@ -56,11 +53,6 @@ impl Operands {
     /// The packed panels of a weight.
     pub(super) fn packed(&self, weight: u32) -> Option<&Tensor> {
         self.packed.get(&weight)
-    }
-
-    /// A weight whose rows are looked up.
-    pub(super) fn table(&self, weight: u32) -> Option<&Tensor> {
-        self.tables.get(&weight)
     }
 
     /// A weight as `[rows, cols]`.
@@ -103,43 +95,24 @@ impl Operands {
             return Ok(());
         }
         let (n, k) = (tensor.rows(), tensor.cols());
-        let (mut values, mut scales) = (Vec::with_capacity(n * k), Vec::with_capacity(n * k.div_ceil(group)));
-        for row in 0..n {
-            let row = match tensor.dtype() {
-                WeightType::Q8_0 => Quantised::from_q8_0(tensor.row(row), k),
-                _ => Quantised::from_q8_128(tensor.row(row), k),
-            }
-            .map_err(Error::wrap)?;
-            values.extend_from_slice(row.values());
-            scales.extend_from_slice(row.scales());
-        }
-        let packed = kernel::pack(&values, &scales, n, k, group);
-        let bytes: Vec<u8> = packed.values.iter().map(|&value| value as u8).collect();
+        let row = |row: usize| match tensor.dtype() {
+            WeightType::Q8_0 => Quantised::from_q8_0(tensor.row(row), k),
+            _ => Quantised::from_q8_128(tensor.row(row), k),
+        };
+        row(0).map_err(Error::wrap)?;
+        let packed = kernel::pack_rows(n, k, group, |i| match row(i) {
+            Ok(row) => (row.values().to_vec(), row.scales().to_vec()),
+            Err(_) => (Vec::new(), Vec::new()), // never: all rows have the length of the first
+        });
         let panels = n.div_ceil(kernel::PANEL);
         let weights = quantised::Weights {
             n,
             k,
             group,
-            values: Tensor::from_vec(bytes, (panels, k.div_ceil(4), 4 * kernel::PANEL), device)?,
+            values: Tensor::from_vec(packed.values, (panels, k.div_ceil(4), 4 * kernel::PANEL), device)?,
             scales: Tensor::from_vec(packed.scales, (panels, k.div_ceil(group), kernel::PANEL), device)?,
-            excess: Tensor::from_vec(packed.excess, (panels, k.div_ceil(group), kernel::PANEL), device)?,
         };
         self.quantised.insert(weight, weights);
-        Ok(())
-    }
-
-    fn add_table(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
-        if self.tables.contains_key(&weight) {
-            return Ok(());
-        }
-        let table = match tensor.dtype() {
-            WeightType::F16 => stored(tensor, f16::from_le_bytes, device),
-            WeightType::Bf16 => stored(tensor, bf16::from_le_bytes, device),
-            WeightType::U8 => stored(tensor, u8::from_le_bytes, device),
-            WeightType::U32 => stored(tensor, u32::from_le_bytes, device),
-            _ => stored(tensor, f32::from_le_bytes, device),
-        }?;
-        self.tables.insert(weight, table);
         Ok(())
     }
 
@@ -178,10 +151,10 @@ fn stored<T: WithDType, const N: usize>(
 
 fn pack<W: Weight + WithDType, const N: usize>(
     tensor: &WeightTensor,
-    element: impl Fn([u8; N]) -> W,
+    element: impl Fn([u8; N]) -> W + Sync,
     device: &Device,
 ) -> Result<Tensor> {
     let (n, k) = (tensor.rows(), tensor.cols());
-    let packed = gemm::pack(&values(tensor, element), n, k);
+    let packed = gemm::pack_rows(n, k, |row| tensor.row(row).as_chunks::<N>().0.iter().map(|bytes| element(*bytes)));
     Tensor::from_vec(packed, (n.div_ceil(gemm::PANEL), k, gemm::PANEL), device)
 }

@@ -201,18 +201,9 @@ impl Run<'_> {
             }
             Op::Gather => {
                 let (ids, extent) = operand(0)?;
-                match (node.inputs.get(1), self.weight(node.inputs.get(1))) {
-                    (_, Some(table)) if table.dtype().block().is_some() => {
-                        let rows = tokens::integers(ids)?.into_iter().flat_map(|id| table.row_f32(id as usize));
-                        Tensor::from_vec(rows.collect::<Vec<f32>>(), (ids.elem_count(), out.cols), self.device)
-                    }
-                    (Some(Operand::Weight(weight)), Some(table)) => {
-                        let rows = table.rows();
-                        let table = self.operands.table(*weight);
-                        let table = table.ok_or_else(|| Error::msg("Gather reads rows of a table"))?;
-                        ids.apply_op2_no_bwd(table, &index::Gather { rows, cols: out.cols })
-                    }
-                    _ => {
+                match self.weight(node.inputs.get(1)) {
+                    Some(table) => tokens::lookup(ids, table, self.device),
+                    None => {
                         let (table, table_extent) = operand(1)?;
                         tokens::gather_rows(ids, extent, table, table_extent, batch)
                     }

@@ -1,23 +1,31 @@
 //! From a request on chain to a paid result: watch, infer, sign, post, settle, pay out.
 //!
-//! Three tasks share the store and nothing else:
+//! Its tasks share the store and nothing else:
 //!
 //! - the *watcher* brings events in and says what the chain did;
 //! - the *worker* infers and signs what is answerable;
-//! - the *poster* owns the account: posts signed results, settles final ones, takes the earnings out.
+//! - the *poster* owns the account: posts signed results, settles final ones, takes the earnings out;
+//! - *membership* gives signs of life. Where several processes share the store all of them work, and one, the submitter, watches and posts.
 //!
 //! [`spawn`] is how the binary, the demo and the tests all enter.
 
+mod membership;
 mod poster;
 mod progress;
 mod worker;
 
 pub use progress::{Progress, Reporter};
+pub(crate) use worker::loses_money;
 
 use crate::{
-    chain::{ConnectError, GasLimits, Head, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
+    chain::{ConnectError, GasLimits, Head, Look, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
     complaints::Complaints,
-    store::{Store, StoreError},
+    keylock::KeyLock,
+    ops::{
+        self, Report,
+        metrics::{RPC_ERRORS, STORE_ERRORS, TASK_ROUND_TIMESTAMP},
+    },
+    store::{Store, StoreError, StoreLocation, WorkerCard},
 };
 use alloy::{
     primitives::{Address, U256},
@@ -29,10 +37,18 @@ use candor_sdk::{
     ids::ModelId,
 };
 use reqwest::Url;
-use std::{collections::HashMap, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
@@ -90,8 +106,14 @@ pub struct Settings {
     pub watch: WatchSettings,
     /// What transactions may cost.
     pub gas: GasLimits,
-    /// The database file.
-    pub store: PathBuf,
+    /// The database.
+    pub store: StoreLocation,
+    /// How long claims and the submitter's lease hold without a sign of life.
+    pub lease: Duration,
+    /// Folder of the locks of keys: one relayer for a key.
+    pub locks: PathBuf,
+    /// Where to tell metrics, health and status over HTTP; none: nowhere.
+    pub http: Option<SocketAddr>,
     /// Who answers; none: this relayer only watches.
     pub operator: Option<OperatorSettings>,
 }
@@ -128,6 +150,7 @@ impl RelayerError {
         match self {
             Self::Connect(error) => error.is_retryable(),
             Self::Client(error) => error.is_retryable(),
+            Self::Store(error) => error.is_retryable(),
             _ => false,
         }
     }
@@ -135,20 +158,20 @@ impl RelayerError {
     /// Whether a relayer that was once up has to stop. Everything but its own database and keys is somebody else's trouble, and passes: an endpoint
     /// that lags behind the deployment says "no contract", one that is cut off says anything.
     fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(_)
-                | Self::NotReady(_)
-                | Self::Panicked(_)
-                | Self::Watch(WatchError::Store(_))
-                | Self::Send(SendError::Store(_) | SendError::Signer(_))
-        )
+        match self {
+            Self::NotReady(_) | Self::Panicked(_) | Self::Send(SendError::Signer(_)) => true,
+            Self::Store(error) | Self::Watch(WatchError::Store(error)) | Self::Send(SendError::Store(error)) => {
+                !error.is_retryable()
+            }
+            _ => false,
+        }
     }
 
     /// Whether another endpoint may do better.
     fn is_of_the_endpoint(&self) -> bool {
         match self {
             Self::Send(error) => error.is_of_the_endpoint(),
+            Self::Store(_) | Self::Watch(WatchError::Store(_)) => false,
             other => !other.is_fatal(),
         }
     }
@@ -161,6 +184,10 @@ pub struct Handle {
     tasks: JoinSet<(&'static str, Result<(), RelayerError>)>,
     /// The store, for looking at it.
     pub store: Store,
+    /// Where metrics, health and status are told.
+    pub http: Option<SocketAddr>,
+    /// How it is doing.
+    pub reports: watch::Receiver<Arc<Report>>,
 }
 
 impl Handle {
@@ -187,6 +214,10 @@ impl Handle {
             // One task alone is no relayer.
             self.stop.cancel();
         }
+        // Others go on at once with what was claimed here. If the database can't be told, they do when the lease has run out.
+        if let Err(error) = self.store.leave().await {
+            warn!(%error, "what was claimed here could not be handed over; the lease runs out by itself");
+        }
         result
     }
 
@@ -199,52 +230,179 @@ impl Handle {
 
 /// What the tasks share.
 #[derive(Debug)]
-struct Shared {
-    rpc: Rpc,
-    store: Store,
+pub(crate) struct Shared {
+    pub(crate) rpc: Rpc,
+    pub(crate) store: Store,
     /// The newest block, as the watcher saw it. Its unix second is the clock that everything here goes by.
-    head: watch::Receiver<Head>,
+    pub(crate) head: watch::Receiver<Head>,
     /// Something new for the worker.
     work: Notify,
     /// Something new for the poster.
     signed: Notify,
+    /// Whether this process is the submitter.
+    pub(crate) leads: watch::Receiver<bool>,
+    pub(crate) work_done: membership::Work,
+    /// The shortest that a batch of each model has taken.
+    fastest: Mutex<HashMap<ModelId, Duration>>,
+    /// Whether to answer also what brings less than its gas costs.
+    at_a_loss: bool,
+    /// When each task last began a round, and when the chain was last read.
+    rounds: Mutex<HashMap<&'static str, Instant>>,
     reporter: Reporter,
     poll_interval: Duration,
-    stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+/// How long a task may go without beginning a round before it counts as stuck. The worker and the poster are not judged by it: a long answer and a
+/// stuck transaction are no fault of theirs, and have metrics of their own.
+const SILENT: Duration = Duration::from_secs(300);
+
+/// A task that notes that the chain was read.
+const CHAIN_READ: &str = "chain";
+
+impl Shared {
+    /// A task begins a round.
+    pub(crate) fn round(&self, task: &'static str) {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner).insert(task, Instant::now());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let chain = self.rpc.chain_id().to_string();
+        metrics::gauge!(TASK_ROUND_TIMESTAMP, "task" => task, "chain" => chain).set(now);
+    }
+
+    /// Tasks that should have begun a round long ago.
+    pub(crate) fn silent_tasks(&self) -> Vec<(&'static str, Duration)> {
+        let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let judged = rounds.iter().filter(|(task, _)| ["watcher", "membership", "observer"].contains(*task));
+        judged.map(|(task, at)| (*task, at.elapsed())).filter(|(_, silent)| *silent > SILENT).collect()
+    }
+
+    /// How long ago the chain was read successfully; none: not yet.
+    pub(crate) fn since_chain_was_read(&self) -> Option<Duration> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner).get(CHAIN_READ).map(Instant::elapsed)
+    }
+
+    /// Trouble of a task that is waited out.
+    fn note(&self, task: &'static str, error: &RelayerError) {
+        match error {
+            RelayerError::Store(_)
+            | RelayerError::Watch(WatchError::Store(_))
+            | RelayerError::Send(SendError::Store(_)) => {
+                metrics::counter!(STORE_ERRORS, "task" => task).increment(1);
+            }
+            error if error.is_of_the_endpoint() => metrics::counter!(RPC_ERRORS, "task" => task).increment(1),
+            _ => {}
+        }
+    }
+
+    /// Notes how long a batch of a model took.
+    fn ran(&self, model: ModelId, took: Duration) {
+        let mut fastest = self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = fastest.entry(model).or_insert(took);
+        *known = took.min(*known);
+    }
+
+    /// The shortest that a batch of a model has taken; nothing, as long as it is not known.
+    fn fastest(&self, model: &ModelId) -> Duration {
+        self.fastest.lock().unwrap_or_else(PoisonError::into_inner).get(model).copied().unwrap_or_default()
+    }
+
+    /// Waits until this process is the submitter, or stops. True if it is.
+    async fn leading(&self) -> bool {
+        let mut leads = self.leads.clone();
+        tokio::select! { changed = leads.wait_for(|leads| *leads) => changed.is_ok(), () = self.stop.cancelled() => false }
+    }
 }
 
 /// Starts a relayer. Waits for an endpoint that is down, refuses everything that waiting does not mend.
 pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationToken) -> Result<Handle, RelayerError> {
     let (rpc, terms, newest) = begin(&settings, &stop).await?;
-    let store = Store::open(&settings.store, settings.chain_id, settings.oracle, settings.start_block).await?;
+    let store = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?;
+    let store = store.with_lease(settings.lease);
+    match &settings.operator {
+        Some(operator) => store.belong_to(operator.account.address()).await?,
+        // As the submitter it would keep those from their work that have an account.
+        None if settings.store.is_shared() => {
+            return Err(RelayerError::NotReady(
+                "a relayer without [operator] only watches, and has no share in a queue: give it a file, [store] path"
+                    .into(),
+            ));
+        }
+        None => {}
+    }
     let operator = settings.operator.as_ref().map_or(Address::ZERO, |operator| operator.account.address());
     let (head_sender, head) = watch::channel(newest);
+    let (leads_sender, leads) = watch::channel(false);
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
         head,
         work: Notify::new(),
         signed: Notify::new(),
+        leads,
+        work_done: membership::Work::default(),
+        fastest: Mutex::default(),
+        at_a_loss: settings.gas.at_a_loss,
+        rounds: Mutex::default(),
         reporter,
         poll_interval: settings.watch.poll_interval,
         stop: stop.clone(),
     });
-    info!(chain = settings.chain_id, oracle = %settings.oracle, %operator, database = %store.path().display(), "relayer started");
+    info!(chain = settings.chain_id, oracle = %settings.oracle, %operator, database = %store.location(), member = store.member(), "relayer started");
 
+    let mut candidate = candidate(&settings);
+    if let Some(key) = &mut candidate.key
+        && !key.try_hold()
+        && !settings.store.is_shared()
+    {
+        return Err(RelayerError::NotReady(format!(
+            "another relayer on this machine sends transactions for account {operator} (it holds {}); one relayer for a key",
+            key.path().display()
+        )));
+    }
+    leads_sender.send_replace(membership::stand(&shared, &mut candidate).await?);
+    let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
     let mut tasks = JoinSet::new();
+    let mut http = None;
+    if let Some(listen) = settings.http {
+        let (address, serving) = ops::serve(listen, shared.clone(), reports.clone()).await?;
+        info!(%address, "status page, metrics and health are there");
+        http = Some(address);
+        tasks.spawn(supervise("http", shared.clone(), serving));
+    }
+    tasks.spawn(supervise("membership", shared.clone(), membership::run(shared.clone(), candidate, leads_sender)));
+    let confirmations = settings.watch.confirmations;
     let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window);
     tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
-    if let Some(operator) = settings.operator {
+    let operator = settings.operator.map(Arc::new);
+    let often = http.is_some();
+    let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend, often);
+    let observer = ops::observe(shared.clone(), operator.clone(), observed, report_sender);
+    tasks.spawn(supervise("observer", shared.clone(), observer));
+    if let Some(operator) = operator {
         let sender = Sender::new(store.clone(), operator.account.clone(), settings.gas, settings.watch.poll_interval);
-        let operator = Arc::new(operator);
         tasks.spawn(supervise("worker", shared.clone(), worker::run(shared.clone(), operator.clone())));
-        tasks.spawn(supervise(
-            "poster",
-            shared.clone(),
-            poster::run(shared.clone(), operator, sender, terms.stake_per_result),
-        ));
+        let poster = poster::run(shared.clone(), operator, sender, terms.stake_per_result);
+        tasks.spawn(supervise("poster", shared.clone(), poster));
     }
-    Ok(Handle { stop, tasks, store })
+    Ok(Handle { stop, tasks, store, http, reports })
+}
+
+/// What this process stands for among those that share the store.
+fn candidate(settings: &Settings) -> membership::Candidate {
+    let Some(operator) = &settings.operator else {
+        return membership::Candidate {
+            card: WorkerCard { device: "none: only watching".into(), ..WorkerCard::default() },
+            key: None,
+        };
+    };
+    let mut models: Vec<String> = operator.models.values().map(|served| served.name.clone()).collect();
+    models.sort();
+    let device = operator.models.values().next().map_or_else(String::new, |served| served.model.device());
+    let account = operator.account.address();
+    membership::Candidate {
+        card: WorkerCard { device, models, ..WorkerCard::default() },
+        key: Some(KeyLock::new(&settings.locks, settings.chain_id, account)),
+    }
 }
 
 /// Runs a task until it ends or the relayer stops.
@@ -321,11 +479,28 @@ async fn check_operator(rpc: &Rpc, operator: &OperatorSettings, terms: &Terms) -
 async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sender<Head>) -> Result<(), RelayerError> {
     let mut wait = shared.poll_interval;
     let mut complaints = Complaints::default();
+    let mut last_said = Instant::now();
     while !shared.stop.is_cancelled() {
+        shared.round("watcher");
         let endpoint = shared.rpc.current();
-        match watcher.look(&shared.rpc).await.map_err(RelayerError::from) {
+        let looked = if *shared.leads.borrow() {
+            watcher.look(&shared.rpc).await.map_err(RelayerError::from)
+        } else {
+            // Somebody else reads the events; the time on the chain is everybody's business.
+            let head = shared.rpc.head().await.map_err(RelayerError::from);
+            head.map(|head| Look { head, logs: Vec::new(), caught_up: true, read: None })
+        };
+        match looked {
             Ok(look) => {
                 wait = shared.poll_interval;
+                shared.round(CHAIN_READ);
+                if let Some((read, confirmed)) = look.read {
+                    let _ = shared.reporter.send(Progress::Read { block: read, confirmed });
+                    if !look.caught_up && last_said.elapsed() > Duration::from_secs(5) {
+                        info!(block = read, of = confirmed, "reading the chain");
+                        last_said = Instant::now();
+                    }
+                }
                 for log in &look.logs {
                     progress::report(&shared.reporter, log);
                     if matches!(log.event, Event::Requested(_)) {
@@ -345,10 +520,13 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
             }
             Err(error) if error.is_fatal() => return Err(error),
             Err(error) => {
+                shared.note("watcher", &error);
                 if complaints.is_news(&error.to_string()) {
                     warn!(%error, "can't read the chain; asking again");
                 }
-                shared.rpc.fail_over(endpoint).await;
+                if error.is_of_the_endpoint() {
+                    shared.rpc.fail_over(endpoint).await;
+                }
                 wait = (wait * 2).min(Duration::from_secs(10));
             }
         }

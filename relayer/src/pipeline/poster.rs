@@ -1,10 +1,14 @@
 //! Posts signed results, settles those whose window has passed, takes the earnings out: everything that costs gas, one transaction at a time.
 
-use super::{OperatorSettings, Progress, RelayerError, Shared, worker::drop_request};
+use super::{
+    OperatorSettings, Progress, RelayerError, Shared,
+    worker::{HOLD, drop_request, loses_money},
+};
 use crate::{
     chain::{SendError, Sender, Sent, TIP},
     complaints::Complaints,
     crash,
+    ops::metrics::{GAS_USED, TRANSACTIONS},
     store::{Purpose, RequestRow, Step},
 };
 use alloy::primitives::{Bytes, U256};
@@ -49,14 +53,14 @@ pub(super) async fn run(
         operator,
         sender,
         stake_per_result,
-        recovered: false,
         no_stake: false,
         held: HashMap::new(),
         no_payout_until: None,
     };
     let mut complaints = Complaints::default();
     let mut wait = shared.poll_interval;
-    while !shared.stop.is_cancelled() {
+    while shared.leading().await {
+        shared.round("poster");
         let endpoint = shared.rpc.current();
         match poster.round().await {
             Ok(true) => {
@@ -66,6 +70,7 @@ pub(super) async fn run(
             Ok(false) => wait = shared.poll_interval,
             Err(error) if error.is_fatal() => return Err(error),
             Err(error) => {
+                shared.note("poster", &error);
                 if complaints.is_news(&error.to_string()) {
                     warn!(%error, "waiting");
                 }
@@ -90,8 +95,6 @@ struct Poster {
     operator: Arc<OperatorSettings>,
     sender: Sender,
     stake_per_result: U256,
-    /// Whether the transactions of an earlier run have come to their end.
-    recovered: bool,
     /// Whether results wait for free stake, and that was said.
     no_stake: bool,
     /// What the chain refuses for now, by purpose and key: left alone until then, twice as long each time.
@@ -107,9 +110,11 @@ struct Held {
 impl Poster {
     /// Everything that is due. True if a transaction was sent.
     async fn round(&mut self) -> Result<bool, RelayerError> {
-        if !self.recovered {
-            self.sender.recover(&self.shared.rpc).await?;
-            self.recovered = true;
+        // Those of an earlier run, of an earlier submitter, or of a round that failed half-way: there is one transaction at a time.
+        self.sender.recover(&self.shared.rpc).await?;
+        if self.shared.store.location().is_shared() {
+            let now = self.shared.head.borrow().timestamp;
+            self.shared.store.drop_expired(now).await?;
         }
         self.held.retain(|_, held| held.until.elapsed() < 2 * LONGEST_WAIT);
         self.reconcile().await?;
@@ -148,13 +153,17 @@ impl Poster {
 
     /// Posts signed results. True if there were any.
     async fn post(&mut self) -> Result<bool, RelayerError> {
-        let now = self.shared.head.borrow().timestamp;
+        let head = *self.shared.head.borrow();
         let mut ready = Vec::new();
         for row in self.shared.store.at(Step::Signed, self.limit()).await? {
-            if now > row.request.deadline {
+            if head.timestamp > row.request.deadline {
                 drop_request(&self.shared, &row, "expired before it could be posted").await?;
-            } else {
+            } else if self.shared.at_a_loss || !loses_money(&row.request, head) {
                 ready.push(row);
+            } else {
+                // Gas has become dearer since the model ran.
+                let held = Held { until: Instant::now() + HOLD, wait: self.shared.poll_interval };
+                self.held.entry((Purpose::Fulfill, row.key())).or_insert(held);
             }
         }
         let mut ready = self.batch(Purpose::Fulfill, ready);
@@ -242,6 +251,9 @@ impl Poster {
         crash::point(&format!("{purpose}-recorded"));
         let Sent { hash, block, gas_used, succeeded } = sent;
         info!(%purpose, tx = %hash, block, gas = gas_used, requests, succeeded, "transaction mined");
+        let outcome = if succeeded { "mined" } else { "failed" };
+        metrics::counter!(TRANSACTIONS, "purpose" => purpose.name(), "outcome" => outcome).increment(1);
+        metrics::counter!(GAS_USED, "purpose" => purpose.name()).increment(gas_used);
         let mined = Progress::Mined { purpose: purpose.name(), transaction: hash, gas_used, requests };
         let _ = self.shared.reporter.send(mined);
         if !succeeded {

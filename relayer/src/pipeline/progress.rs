@@ -12,6 +12,13 @@ use tokio::sync::broadcast;
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
+    /// Blocks were read.
+    Read {
+        /// The last one.
+        block: u64,
+        /// The last one that is confirmed: all that there is to read.
+        confirmed: u64,
+    },
     /// The relayer took up a request.
     PickedUp {
         /// Which.

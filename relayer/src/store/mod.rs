@@ -1,33 +1,41 @@
-//! What the relayer remembers: requests, their steps, and the transactions it signed, in one SQLite file.
+//! What the relayer remembers: requests, their steps, and the transactions it signed, in a SQLite file of its own or in a Postgres database that
+//! several relayers of one operator share. The statements are the same for both, and so are the tests.
 //!
 //! Every step of a request is written here before it has an effect outside, and every fact from the chain is written together with the cursor
 //! that says it was read. So the process can be killed between any two instructions and continues where it was.
+//!
+//! Where the store is shared, a worker claims the requests that it works on, for a while that it extends as long as it lives; and one process at a
+//! time holds the lease of the submitter, which alone reads the chain and sends transactions. What only the submitter may write is written in one
+//! transaction with a look at the lease, so one that was held up and has lost it can't write any more.
 
+mod database;
+mod leases;
 mod requests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod tests_support;
 mod transactions;
 
+pub use database::StoreLocation;
+pub use leases::{WorkerCard, WorkerRow};
 pub use requests::{BlockRange, Counts, RequestRow, Step};
 pub use transactions::{Purpose, SentTransaction, TransactionState};
 
 use alloy::primitives::{Address, B256};
-use sqlx::{
-    Row, SqlitePool,
-    migrate::MigrateError,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::{Any, AnyPool, Row, Transaction};
 use std::{
-    fs::{File, TryLockError},
-    path::{Path, PathBuf},
+    fs::File,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
-
 /// How many recent block hashes are kept: the deepest reorganisation that is noticed exactly.
 pub const REMEMBERED_BLOCKS: u64 = 256;
+
+/// How long a claim or the submitter's lease holds without a sign of life, unless the store is told otherwise.
+pub const LEASE: Duration = Duration::from_secs(30);
 
 /// Why the store can't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -35,31 +43,31 @@ pub enum StoreError {
     /// Another process holds the file.
     #[error("database {0} is in use by another relayer; two relayers must not share one database and key")]
     InUse(PathBuf),
-    /// The file can't be opened or created.
-    #[error("database {path} can't be opened: {reason}")]
+    /// The database can't be opened or created.
+    #[error("database {location} can't be opened: {reason}")]
     Open {
-        /// The file.
-        path: PathBuf,
+        /// Where.
+        location: StoreLocation,
         /// What the system said.
         reason: String,
     },
     /// Written by another version of Candor.
     #[error(
-        "database {path} was written by another version of Candor ({reason}); use that version, or another file in [store] path"
+        "database {location} was written by another version of Candor ({reason}); use that version, or another database in [store]"
     )]
     Version {
-        /// The file.
-        path: PathBuf,
+        /// Where.
+        location: StoreLocation,
         /// What differs.
         reason: String,
     },
     /// Belongs to another chain or contract.
     #[error(
-        "database {path} belongs to oracle {stored_oracle} on chain {stored_chain}, not to {oracle} on chain {chain}; use another file in [store] path"
+        "database {location} belongs to oracle {stored_oracle} on chain {stored_chain}, not to {oracle} on chain {chain}; use another database in [store]"
     )]
     OtherDeployment {
-        /// The file.
-        path: PathBuf,
+        /// Where.
+        location: StoreLocation,
         /// Chain it was made for.
         stored_chain: u64,
         /// Oracle it was made for.
@@ -69,72 +77,144 @@ pub enum StoreError {
         /// Oracle configured now.
         oracle: Address,
     },
+    /// Shared by the processes of another operator.
+    #[error(
+        "database {location} is shared by relayers of operator {stored}, not of {operator}; use another database in [store]"
+    )]
+    OtherOperator {
+        /// Where.
+        location: StoreLocation,
+        /// Operator it belongs to.
+        stored: Address,
+        /// Operator configured now.
+        operator: Address,
+    },
+    /// Another process is the submitter now; what was to be written is its business.
+    #[error("another process has become the submitter")]
+    NotSubmitter,
     /// A row that this program can't have written.
     #[error("database holds a damaged row: {0}")]
     Damaged(String),
-    /// SQLite failed.
+    /// The database failed.
     #[error("database failed: {0}")]
     Database(#[from] sqlx::Error),
 }
 
-/// The store of one relayer for one deployment. Cheap to clone.
+impl StoreError {
+    /// Whether trying again may help: the server is away, the disk is full, somebody else is the submitter for now.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NotSubmitter => true,
+            Self::Database(error) => database::passes(error),
+            _ => false,
+        }
+    }
+}
+
+/// The store of one deployment, as one process uses it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
-    path: Arc<PathBuf>,
+    pool: AnyPool,
+    location: Arc<StoreLocation>,
+    /// Name of this process among those that share the store.
+    member: Arc<str>,
+    lease: Duration,
     _lock: Option<Arc<File>>,
 }
 
 impl Store {
-    /// Opens or creates the file, alone, for one deployment. A new file starts reading events at `start_block`.
-    pub async fn open(path: &Path, chain_id: u64, oracle: Address, start_block: u64) -> Result<Self, StoreError> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|error| open_error(path, &error))?;
-        }
-        let lock = lock(path)?;
-        let store =
-            Self { pool: connect(path, false).await?, path: Arc::new(path.to_owned()), _lock: Some(Arc::new(lock)) };
-        MIGRATIONS.run(&store.pool).await.map_err(|error| version_error(path, error))?;
-        store.claim(chain_id, oracle, start_block).await?;
+    /// Opens or creates the database for one deployment. A file is opened by one process alone. A new one starts reading events at `start_block`.
+    pub async fn open(
+        location: impl Into<StoreLocation>,
+        chain_id: u64,
+        oracle: Address,
+        start_block: u64,
+    ) -> Result<Self, StoreError> {
+        let location = location.into();
+        let lock = location.lock()?;
+        let store = Self::over(location, false, lock).await?;
+        let migrations = store.location.migrations();
+        migrations.run(&store.pool).await.map_err(|error| store.location.unmigrated(error))?;
+        store.claim_deployment(chain_id, oracle, start_block).await?;
+        store.forget_former_members().await?;
         Ok(store)
     }
 
-    /// Opens an existing file to look at it, beside a running relayer.
-    pub async fn open_read_only(path: &Path) -> Result<Self, StoreError> {
-        let store = Self { pool: connect(path, true).await?, path: Arc::new(path.to_owned()), _lock: None };
-        let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    /// Opens an existing database to look at it, beside a running relayer.
+    pub async fn open_read_only(location: impl Into<StoreLocation>) -> Result<Self, StoreError> {
+        let store = Self::over(location.into(), true, None).await?;
+        let location = &store.location;
+        let known = location.migrations().iter().map(|migration| migration.version).max().unwrap_or(0);
         let row =
             sqlx::query("SELECT MAX(version) FROM _sqlx_migrations").fetch_one(&store.pool).await.map_err(|error| {
-                StoreError::Version { path: path.to_owned(), reason: format!("it is not a Candor database: {error}") }
+                StoreError::Version {
+                    location: location.as_ref().clone(),
+                    reason: format!("it is not a Candor database: {error}"),
+                }
             })?;
         match row.try_get::<Option<i64>, _>(0)? {
             Some(found) if found == known => Ok(store),
             Some(found) if found < known => Err(StoreError::Version {
-                path: path.to_owned(),
+                location: location.as_ref().clone(),
                 reason: format!("schema {found}, older than this version's {known}; `candor run` brings it up to date"),
             }),
             found => Err(StoreError::Version {
-                path: path.to_owned(),
+                location: location.as_ref().clone(),
                 reason: format!("schema {}, this version has {known}", found.unwrap_or(0)),
             }),
         }
     }
 
-    async fn claim(&self, chain: u64, oracle: Address, start_block: u64) -> Result<(), StoreError> {
-        sqlx::query("INSERT OR IGNORE INTO deployment (one, chain_id, oracle, next_block) VALUES (1, ?, ?, ?)")
-            .bind(signed(chain)?)
-            .bind(oracle.as_slice())
-            .bind(signed(start_block)?)
-            .execute(&self.pool)
-            .await?;
+    /// The same store with another time for which leases hold without a sign of life.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    async fn over(location: StoreLocation, read_only: bool, lock: Option<File>) -> Result<Self, StoreError> {
+        Ok(Self {
+            pool: location.connect(read_only).await?,
+            location: Arc::new(location),
+            member: leases::member_name().into(),
+            lease: LEASE,
+            _lock: lock.map(Arc::new),
+        })
+    }
+
+    async fn claim_deployment(&self, chain: u64, oracle: Address, start_block: u64) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO deployment (one, chain_id, oracle, next_block) VALUES (1, $1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind(signed(chain)?)
+        .bind(oracle.to_vec())
+        .bind(signed(start_block)?)
+        .execute(&self.pool)
+        .await?;
         let (stored_chain, stored_oracle) = self.deployment().await?;
         if (stored_chain, stored_oracle) == (chain, oracle) {
             return Ok(());
         }
-        Err(StoreError::OtherDeployment { path: self.path.to_path_buf(), stored_chain, stored_oracle, chain, oracle })
+        let location = self.location.as_ref().clone();
+        Err(StoreError::OtherDeployment { location, stored_chain, stored_oracle, chain, oracle })
     }
 
-    /// Chain id and oracle that the file belongs to.
+    /// Says whose work this is. A shared store is of one operator's processes: what one of them claims and signs, another one posts.
+    pub async fn belong_to(&self, operator: Address) -> Result<(), StoreError> {
+        sqlx::query("UPDATE deployment SET operator = $1 WHERE operator IS NULL OR $2 = 0")
+            .bind(operator.to_vec())
+            .bind(i64::from(self.location.is_shared()))
+            .execute(&self.pool)
+            .await?;
+        let row = sqlx::query("SELECT operator FROM deployment").fetch_one(&self.pool).await?;
+        let stored = address(row.try_get(0)?)?;
+        if stored == operator {
+            return Ok(());
+        }
+        Err(StoreError::OtherOperator { location: self.location.as_ref().clone(), stored, operator })
+    }
+
+    /// Chain id and oracle that the database belongs to.
     pub async fn deployment(&self) -> Result<(u64, Address), StoreError> {
         let row = sqlx::query("SELECT chain_id, oracle FROM deployment").fetch_one(&self.pool).await?;
         Ok((unsigned(row.try_get(0)?)?, address(row.try_get(1)?)?))
@@ -148,60 +228,35 @@ impl Store {
 
     /// Hash of a block as it was when its events were read; none if it is too long ago.
     pub async fn block_hash(&self, number: u64) -> Result<Option<B256>, StoreError> {
-        let row = sqlx::query("SELECT hash FROM blocks WHERE number = ?")
+        let row = sqlx::query("SELECT hash FROM blocks WHERE number = $1")
             .bind(signed(number)?)
             .fetch_optional(&self.pool)
             .await?;
         row.map(|row| hash(row.try_get(0)?)).transpose()
     }
 
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where it is.
+    pub fn location(&self) -> &StoreLocation {
+        &self.location
     }
-}
 
-async fn connect(path: &Path, read_only: bool) -> Result<SqlitePool, StoreError> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(!read_only)
-        .read_only(read_only)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full) // a step that was reported durable survives a power cut
-        .busy_timeout(Duration::from_secs(5));
-    // One writer: SQLite has one anyway, and transactions never wait for each other inside the process.
-    SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(|error| open_error(path, &error))
-}
-
-/// Holds `<file>.lock` as long as the store lives; the system frees it however the process ends.
-fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path)
-        .map_err(|error| open_error(path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(open_error(path, &error)),
-    }
-}
-
-fn open_error(path: &Path, error: &dyn std::fmt::Display) -> StoreError {
-    StoreError::Open { path: path.to_owned(), reason: error.to_string() }
-}
-
-fn version_error(path: &Path, error: MigrateError) -> StoreError {
-    match error {
-        MigrateError::Execute(error) => open_error(path, &error),
-        MigrateError::VersionMissing(version) => StoreError::Version {
-            path: path.to_owned(),
-            reason: format!("it has schema {version}, which this version does not know"),
-        },
-        other => StoreError::Version { path: path.to_owned(), reason: other.to_string() },
+    /// A transaction in which only the submitter may write: it fails if this process is not, or is no longer, the submitter.
+    // INVARIANT: of the processes that share a store one writes what is on the chain, and one signs transactions.
+    async fn begin_as_submitter(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        if self.location.is_shared() {
+            let now = self.location.now();
+            let held = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "SELECT 1 FROM leases WHERE name = 'submitter' AND holder = $1 AND until > {now} FOR UPDATE"
+            )))
+            .bind(self.member.to_string())
+            .fetch_optional(&mut *transaction)
+            .await?;
+            if held.is_none() {
+                return Err(StoreError::NotSubmitter);
+            }
+        }
+        Ok(transaction)
     }
 }
 

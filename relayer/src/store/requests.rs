@@ -11,7 +11,7 @@ use candor_sdk::{
     ids::RequestId,
     request::Request,
 };
-use sqlx::{Row, Sqlite, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Any, AnyConnection, Row, any::AnyRow};
 use std::{fmt, time::Duration};
 
 /// How far a request has come here. Each is durable before the next has an effect.
@@ -38,7 +38,8 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    /// All of them, in order.
+    pub const ALL: [Self; 9] = [
         Self::Seen,
         Self::Inferred,
         Self::Signed,
@@ -104,6 +105,10 @@ pub struct RequestRow {
     pub paid: Option<U256>,
     /// Why it was dropped.
     pub reason: Option<String>,
+    /// Unix milliseconds on this machine's clock when it was first seen.
+    pub seen_at: i64,
+    /// The worker that has claimed it.
+    pub worker: Option<String>,
 }
 
 impl RequestRow {
@@ -112,12 +117,17 @@ impl RequestRow {
         self.request.id
     }
 
+    /// How long ago it was first seen, by this machine's clock.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(u64::try_from(now_millis().saturating_sub(self.seen_at)).unwrap_or_default())
+    }
+
     /// Key in the store.
     pub fn key(&self) -> (u64, u32) {
         (self.request.id.0, self.request.attempt)
     }
 
-    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+    pub(super) fn read(row: &AnyRow) -> Result<Self, StoreError> {
         let request: Vec<u8> = row.try_get("request")?;
         let fulfillment: Option<Vec<u8>> = row.try_get("fulfillment")?;
         let bytes = |column: &str| -> Result<Option<Bytes>, sqlx::Error> {
@@ -146,6 +156,8 @@ impl RequestRow {
                 .transpose()
                 .map_err(|_| StoreError::Damaged("wei".into()))?,
             reason: row.try_get("reason")?,
+            seen_at: row.try_get("seen_at")?,
+            worker: row.try_get("worker")?,
         })
     }
 }
@@ -179,17 +191,17 @@ pub struct BlockRange<'a> {
 impl Store {
     /// Stores a range of blocks and moves the cursor behind it, in one transaction. Reading a range again changes nothing.
     pub async fn apply(&self, range: BlockRange<'_>) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_as_submitter().await?;
         for log in range.logs {
             apply_event(&mut transaction, log, range.operator, range.challenge_window).await?;
             remember(&mut transaction, log.block_number, log.block_hash).await?;
         }
         remember(&mut transaction, range.last, range.last_hash).await?;
-        sqlx::query("UPDATE deployment SET next_block = MAX(next_block, ?)")
+        sqlx::query("UPDATE deployment SET next_block = $1 WHERE next_block < $1")
             .bind(signed(range.last + 1)?)
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("DELETE FROM blocks WHERE number < ?")
+        sqlx::query("DELETE FROM blocks WHERE number < $1")
             .bind(signed(range.last.saturating_sub(REMEMBERED_BLOCKS))?)
             .execute(&mut *transaction)
             .await?;
@@ -200,40 +212,33 @@ impl Store {
     /// there are to be posted again.
     pub async fn rewind(&self, first: u64) -> Result<(), StoreError> {
         let first = signed(first)?;
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_as_submitter().await?;
         for statement in [
-            "DELETE FROM requests WHERE block >= ?",
-            "UPDATE requests SET step = 'posted', paid = NULL, finalized_block = NULL WHERE finalized_block >= ?",
+            "DELETE FROM requests WHERE block >= $1",
+            "UPDATE requests SET step = 'posted', paid = NULL, finalized_block = NULL WHERE finalized_block >= $1",
+            // Disputes opened, upheld or lost there: back to what was so before.
+            "UPDATE requests SET reason = NULL, step = CASE (
+                    SELECT event FROM result_events AS before WHERE before.id = requests.id AND before.attempt = requests.attempt AND before.block < $1
+                    ORDER BY before.block DESC, before.position DESC LIMIT 1
+                ) WHEN 'opened' THEN 'disputed' ELSE 'posted' END
+             WHERE (id, attempt) IN (SELECT id, attempt FROM result_events WHERE block >= $1)",
+            "DELETE FROM result_events WHERE block >= $1",
             "UPDATE requests SET step = CASE WHEN signature IS NULL THEN 'seen' ELSE 'posting' END, fulfillment = NULL, fulfilled_block = NULL,
-                final_at = NULL, paid = NULL, reason = NULL WHERE fulfilled_block >= ?",
-            "DELETE FROM blocks WHERE number >= ?",
-            "UPDATE deployment SET next_block = MIN(next_block, ?)",
+                final_at = NULL, paid = NULL, reason = NULL WHERE fulfilled_block >= $1",
+            "DELETE FROM blocks WHERE number >= $1",
+            "UPDATE deployment SET next_block = $1 WHERE next_block > $1",
         ] {
-            sqlx::query::<Sqlite>(statement).bind(first).execute(&mut *transaction).await?;
+            sqlx::query(statement).bind(first).execute(&mut *transaction).await?;
         }
         Ok(transaction.commit().await?)
-    }
-
-    /// Requests that can be worked on at unix second `now`: this operator's own, and those that anybody may answer; earliest deadline first.
-    pub async fn answerable(&self, operator: Address, now: u64, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
-        self.select(
-            sqlx::query(
-                "SELECT * FROM requests WHERE step = 'seen' AND (drawn = ? OR drawn = ? OR exclusive_until <= ?) ORDER BY deadline, id LIMIT ?",
-            )
-            .bind(operator.to_vec())
-            .bind(Address::ZERO.to_vec())
-            .bind(signed(now)?)
-            .bind(limit),
-        )
-        .await
     }
 
     /// Requests at a step, earliest deadline first.
     pub async fn at(&self, step: Step, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
         self.select(
-            sqlx::query("SELECT * FROM requests WHERE step = ? ORDER BY deadline, id LIMIT ?")
+            sqlx::query("SELECT * FROM requests WHERE step = $1 ORDER BY deadline, id LIMIT $2")
                 .bind(step.name())
-                .bind(limit),
+                .bind(i64::from(limit)),
         )
         .await
     }
@@ -241,9 +246,11 @@ impl Store {
     /// Posted results whose window has passed at unix second `now`.
     pub async fn finalizable(&self, now: u64, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
         self.select(
-            sqlx::query("SELECT * FROM requests WHERE step = 'posted' AND final_at <= ? ORDER BY final_at, id LIMIT ?")
-                .bind(signed(now)?)
-                .bind(limit),
+            sqlx::query(
+                "SELECT * FROM requests WHERE step = 'posted' AND final_at <= $1 ORDER BY final_at, id LIMIT $2",
+            )
+            .bind(signed(now)?)
+            .bind(i64::from(limit)),
         )
         .await
     }
@@ -252,7 +259,7 @@ impl Store {
     pub async fn request(&self, id: RequestId) -> Result<Option<RequestRow>, StoreError> {
         let rows = self
             .select(
-                sqlx::query("SELECT * FROM requests WHERE id = ? ORDER BY attempt DESC LIMIT 1").bind(signed(id.0)?),
+                sqlx::query("SELECT * FROM requests WHERE id = $1 ORDER BY attempt DESC LIMIT 1").bind(signed(id.0)?),
             )
             .await?;
         Ok(rows.into_iter().next())
@@ -260,13 +267,13 @@ impl Store {
 
     /// The requests changed last.
     pub async fn recent(&self, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
-        self.select(sqlx::query("SELECT * FROM requests ORDER BY updated_at DESC, id DESC LIMIT ?").bind(limit)).await
+        self.select(
+            sqlx::query("SELECT * FROM requests ORDER BY updated_at DESC, id DESC LIMIT $1").bind(i64::from(limit)),
+        )
+        .await
     }
 
-    async fn select(
-        &self,
-        query: sqlx::query::Query<'_, Sqlite, <Sqlite as sqlx::Database>::Arguments>,
-    ) -> Result<Vec<RequestRow>, StoreError> {
+    async fn select(&self, query: Statement<'_>) -> Result<Vec<RequestRow>, StoreError> {
         query.fetch_all(&self.pool).await?.iter().map(RequestRow::read).collect()
     }
 
@@ -275,6 +282,35 @@ impl Store {
         let rows = sqlx::query("SELECT step, COUNT(*) FROM requests GROUP BY step").fetch_all(&self.pool).await?;
         let counts = rows.iter().map(|row| Ok((Step::parse(row.try_get(0)?)?, unsigned(row.try_get(1)?)?)));
         Ok(Counts(counts.collect::<Result<_, StoreError>>()?))
+    }
+
+    /// How many requests come before one that waits for a model: those with an earlier turn, or the same turn and an earlier deadline.
+    pub async fn ahead_of(&self, row: &RequestRow) -> Result<u64, StoreError> {
+        let found = sqlx::query(
+            "WITH turns AS (
+                SELECT id, attempt, deadline, ROW_NUMBER() OVER (PARTITION BY requester ORDER BY deadline, id) AS turn FROM requests WHERE step = 'seen'
+             )
+             SELECT COUNT(*) FROM turns AS other JOIN turns AS mine ON mine.id = $1 AND mine.attempt = $2
+             WHERE (other.turn, other.deadline, other.id) < (mine.turn, mine.deadline, mine.id)",
+        );
+        let found = found.bind(signed(row.id().0)?).bind(i64::from(row.request.attempt)).fetch_one(&self.pool).await?;
+        unsigned(found.try_get(0)?)
+    }
+
+    /// The highest number of a request that is stored.
+    pub async fn last_request(&self) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query("SELECT MAX(id) FROM requests").fetch_one(&self.pool).await?;
+        row.try_get::<Option<i64>, _>(0)?.map(unsigned).transpose()
+    }
+
+    /// How long ago the oldest request was seen that is not answered yet.
+    pub async fn oldest_waiting(&self) -> Result<Duration, StoreError> {
+        let row =
+            sqlx::query("SELECT MIN(seen_at) FROM requests WHERE step IN ('seen', 'inferred', 'signed', 'posting')")
+                .fetch_one(&self.pool)
+                .await?;
+        let age = row.try_get::<Option<i64>, _>(0)?.map_or(0, |seen| now_millis().saturating_sub(seen));
+        Ok(Duration::from_millis(u64::try_from(age).unwrap_or_default()))
     }
 
     /// Wei paid for results of this relayer so far.
@@ -286,77 +322,87 @@ impl Store {
         })
     }
 
-    /// `Seen -> Inferred`.
-    pub async fn inferred(&self, key: (u64, u32), output: &[u8], took: Duration) -> Result<(), StoreError> {
+    /// `Seen -> Inferred`, of a batch at once.
+    pub async fn inferred(&self, batch: &[(&Request, Vec<u8>)], took: Duration) -> Result<(), StoreError> {
         let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
-        self.advance(
-            key,
-            sqlx::query(
-                "UPDATE requests SET step = 'inferred', output = ?, infer_micros = ?, updated_at = ? WHERE step = 'seen' AND id = ? AND attempt = ?",
-            )
-            .bind(output.to_vec())
-            .bind(micros),
-        )
-        .await
+        let mut transaction = self.pool.begin().await?;
+        for (request, output) in batch {
+            let query = sqlx::query(
+                "UPDATE requests SET step = 'inferred', output = $5, infer_micros = $6, updated_at = $3
+                 WHERE step = 'seen' AND id = $1 AND attempt = $2 AND request = $4",
+            );
+            advance(query, request)?.bind(output.clone()).bind(micros).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
-    /// `Inferred -> Signed`.
-    pub async fn signed(&self, key: (u64, u32), signature: &[u8]) -> Result<(), StoreError> {
-        self.advance(
-            key,
-            sqlx::query("UPDATE requests SET step = 'signed', signature = ?, updated_at = ? WHERE step = 'inferred' AND id = ? AND attempt = ?")
-                .bind(signature.to_vec()),
-        )
-        .await
+    /// `Inferred -> Signed`, of a batch at once. Nobody need claim them any more.
+    pub async fn signed(&self, batch: &[(&Request, Vec<u8>)]) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        for (request, signature) in batch {
+            let query = sqlx::query(
+                "UPDATE requests SET step = 'signed', signature = $5, worker = NULL, claimed_until = NULL, updated_at = $3
+                 WHERE step = 'inferred' AND id = $1 AND attempt = $2 AND request = $4",
+            );
+            advance(query, request)?.bind(signature.clone()).execute(&mut *transaction).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     /// Stops working on a request that is not on chain yet.
-    pub async fn dropped(&self, key: (u64, u32), reason: &str) -> Result<(), StoreError> {
-        self.advance(
-            key,
-            sqlx::query(
-                "UPDATE requests SET step = 'dropped', reason = ?, updated_at = ? WHERE step IN ('seen', 'inferred', 'signed', 'posting') AND id = ? AND attempt = ?",
-            )
-            .bind(reason.to_owned()),
-        )
-        .await
+    pub async fn dropped(&self, request: &Request, reason: &str) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "UPDATE requests SET step = 'dropped', reason = $5, worker = NULL, claimed_until = NULL, updated_at = $3
+             WHERE step IN ('seen', 'inferred', 'signed', 'posting') AND id = $1 AND attempt = $2 AND request = $4",
+        );
+        advance(query, request)?.bind(reason.to_owned()).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Gives up what nobody has answered in time, at unix second `now`: in a shared store a request may be for a model that no worker serves.
+    pub async fn drop_expired(&self, now: u64) -> Result<u64, StoreError> {
+        let dropped = sqlx::query(
+            "UPDATE requests SET step = 'dropped', reason = 'expired before anybody here answered', worker = NULL, claimed_until = NULL, updated_at = $2
+             WHERE step = 'seen' AND deadline < $1",
+        );
+        Ok(dropped.bind(signed(now)?).bind(now_millis()).execute(&self.pool).await?.rows_affected())
     }
 
     /// Takes a request out of a transaction that did not do its work, to be tried again: `Posting -> Signed`, `Finalizing -> Posted`.
     pub async fn released(&self, key: (u64, u32)) -> Result<(), StoreError> {
-        self.advance(
-            key,
-            sqlx::query(
-                "UPDATE requests SET step = CASE step WHEN 'posting' THEN 'signed' ELSE 'posted' END, updated_at = ?
-                 WHERE step IN ('posting', 'finalizing') AND id = ? AND attempt = ?",
-            ),
-        )
-        .await
-    }
-
-    /// Runs an update that ends with `updated_at = ? ... id = ? AND attempt = ?`. No row changed means that the chain was faster: that is fine.
-    async fn advance(
-        &self,
-        key: (u64, u32),
-        query: sqlx::query::Query<'_, Sqlite, <Sqlite as sqlx::Database>::Arguments>,
-    ) -> Result<(), StoreError> {
-        query.bind(now_millis()).bind(signed(key.0)?).bind(i64::from(key.1)).execute(&self.pool).await?;
+        let query = sqlx::query(
+            "UPDATE requests SET step = CASE step WHEN 'posting' THEN 'signed' ELSE 'posted' END, updated_at = $3
+             WHERE step IN ('posting', 'finalizing') AND id = $1 AND attempt = $2",
+        );
+        query.bind(signed(key.0)?).bind(i64::from(key.1)).bind(now_millis()).execute(&self.pool).await?;
         Ok(())
     }
 }
 
-async fn remember(connection: &mut SqliteConnection, number: u64, hash: B256) -> Result<(), StoreError> {
-    sqlx::query("INSERT OR REPLACE INTO blocks (number, hash) VALUES (?, ?)")
-        .bind(signed(number)?)
-        .bind(hash.to_vec())
-        .execute(connection)
-        .await?;
+/// A statement; the values of its places are added one after the other.
+type Statement<'q> = sqlx::query::Query<'q, Any, <Any as sqlx::Database>::Arguments>;
+
+/// The first four places of an update of one request. No row changed means that the chain was faster: that is fine.
+// INVARIANT: what was found out for one request never becomes another's. A reorganisation can put another one under the same number while a model runs.
+fn advance<'q>(query: Statement<'q>, request: &Request) -> Result<Statement<'q>, StoreError> {
+    let (id, attempt) = (signed(request.id.0)?, i64::from(request.attempt));
+    Ok(query.bind(id).bind(attempt).bind(now_millis()).bind(request.pack().abi_encode()))
+}
+
+async fn remember(connection: &mut AnyConnection, number: u64, hash: B256) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO blocks (number, hash) VALUES ($1, $2) ON CONFLICT (number) DO UPDATE SET hash = excluded.hash",
+    )
+    .bind(signed(number)?)
+    .bind(hash.to_vec())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
 /// One fact from the chain. Idempotent, and never moves a request back.
 async fn apply_event(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     log: &OracleLog,
     operator: Address,
     window: u64,
@@ -365,19 +411,18 @@ async fn apply_event(
     match &log.event {
         Event::Requested(event) => insert(connection, &event.request, &event.input, block, position).await,
         Event::Fulfilled(event) if event.operator == operator => {
-            sqlx::query(
-                "UPDATE requests SET step = 'posted', output = ?1, fulfillment = ?2, fulfilled_block = ?3, final_at = ?4, reason = NULL,
-                    updated_at = ?5
-                 WHERE id = ?6 AND attempt = (SELECT MAX(attempt) FROM requests WHERE id = ?6 AND (block, position) < (?3, ?7))
-                    AND step IN ('seen', 'inferred', 'signed', 'posting', 'dropped')",
-            )
-            .bind(event.output.to_vec())
-            .bind(event.fulfillment.abi_encode())
-            .bind(block)
-            .bind(signed(event.fulfillment.final_at(window))?)
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "UPDATE requests SET step = 'posted', output = $5, fulfillment = $6, fulfilled_block = $3, final_at = $7, reason = NULL,
+                    worker = NULL, claimed_until = NULL, updated_at = $1
+                 WHERE step IN ('seen', 'inferred', 'signed', 'posting', 'dropped') AND fulfillment IS NULL AND {ATTEMPT}",
+            )))
             .bind(now_millis())
             .bind(signed(event.id)?)
+            .bind(block)
             .bind(position)
+            .bind(event.output.to_vec())
+            .bind(event.fulfillment.abi_encode())
+            .bind(signed(event.fulfillment.final_at(window))?)
             .execute(connection)
             .await?;
             Ok(())
@@ -385,24 +430,13 @@ async fn apply_event(
         Event::Fulfilled(event) => {
             leave(connection, event.id, &format!("answered by operator {}", event.operator), block, position).await
         }
-        Event::DisputeOpened(event) => {
-            let statement =
-                "UPDATE requests SET step = 'disputed', updated_at = ?1 WHERE step IN ('posted', 'finalizing') AND ";
-            set_step(connection, statement, event.id, block, position).await
-        }
-        Event::ResultUpheld(event) => {
-            let statement = "UPDATE requests SET step = 'posted', updated_at = ?1 WHERE step = 'disputed' AND ";
-            set_step(connection, statement, event.id, block, position).await
-        }
-        Event::ResultRejected(event) => {
-            let statement = "UPDATE requests SET step = 'dropped', reason = 'the result was rejected', updated_at = ?1
-                 WHERE step IN ('posted', 'disputed', 'finalizing') AND ";
-            set_step(connection, statement, event.id, block, position).await
-        }
+        Event::DisputeOpened(event) => result_event(connection, event.id, "opened", block, position).await,
+        Event::ResultUpheld(event) => result_event(connection, event.id, "upheld", block, position).await,
+        Event::ResultRejected(event) => result_event(connection, event.id, "rejected", block, position).await,
         Event::Finalized(event) => {
             sqlx::query(
-                "UPDATE requests SET step = 'finalized', paid = ?, finalized_block = ?, updated_at = ?
-                 WHERE id = ? AND step IN ('posted', 'disputed', 'finalizing')",
+                "UPDATE requests SET step = 'finalized', paid = $1, finalized_block = $2, updated_at = $3
+                 WHERE id = $4 AND step IN ('posted', 'disputed', 'finalizing')",
             )
             .bind(event.paid.to_string())
             .bind(block)
@@ -424,7 +458,7 @@ fn unpack(encoded: &[u8]) -> Result<Request, StoreError> {
 }
 
 async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     packed: &PackedRequest,
     input: &Bytes,
     block: i64,
@@ -434,15 +468,15 @@ async fn insert(
     let request = unpack(&encoded)?;
     let (id, attempt) = (signed(request.id.0)?, i64::from(request.attempt));
     // The same number with other content is a request that a reorganisation replaced: what was done for the old one is void.
-    sqlx::query("DELETE FROM requests WHERE id = ? AND attempt = ? AND request <> ?")
+    sqlx::query("DELETE FROM requests WHERE id = $1 AND attempt = $2 AND request <> $3")
         .bind(id)
         .bind(attempt)
         .bind(encoded.clone())
         .execute(&mut *connection)
         .await?;
     sqlx::query(
-        "INSERT OR IGNORE INTO requests (id, attempt, step, request, model, input, drawn, exclusive_until, deadline, block, position, seen_at, updated_at)
-         VALUES (?, ?, 'seen', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO requests (id, attempt, step, request, model, input, drawn, exclusive_until, deadline, block, position, requester, seen_at, updated_at)
+         VALUES ($1, $2, 'seen', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) ON CONFLICT DO NOTHING",
     )
     .bind(id)
     .bind(attempt)
@@ -454,7 +488,7 @@ async fn insert(
     .bind(signed(request.deadline)?)
     .bind(block)
     .bind(position)
-    .bind(now_millis())
+    .bind(request.requester.to_vec())
     .bind(now_millis())
     .execute(connection)
     .await?;
@@ -462,38 +496,60 @@ async fn insert(
 }
 
 /// The attempt that an event is about. Events name the request only, and ranges are read again: an old event must not reach a new attempt.
+/// Places: 2 the number, 3 the event's block, 4 its position in it.
 const ATTEMPT: &str =
-    "id = ?2 AND attempt = (SELECT MAX(attempt) FROM requests WHERE id = ?2 AND (block, position) < (?3, ?4))";
+    "id = $2 AND attempt = (SELECT MAX(attempt) FROM requests WHERE id = $2 AND (block, position) < ($3, $4))";
 
 /// Nothing more to do for a request that is not ours.
 async fn leave(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     id: u64,
     reason: &str,
     block: i64,
     position: i64,
 ) -> Result<(), StoreError> {
-    let statement = "UPDATE requests SET step = 'dropped', reason = ?5, fulfilled_block = ?3, updated_at = ?1
-         WHERE step IN ('seen', 'inferred', 'signed', 'posting', 'dropped') AND ";
-    sqlx::query(sqlx::AssertSqlSafe(format!("{statement}{ATTEMPT}")))
-        .bind(now_millis())
-        .bind(signed(id)?)
-        .bind(block)
-        .bind(position)
-        .bind(reason.to_owned())
-        .execute(connection)
-        .await?;
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "UPDATE requests SET step = 'dropped', reason = $5, fulfilled_block = $3, worker = NULL, claimed_until = NULL, updated_at = $1
+         WHERE step IN ('seen', 'inferred', 'signed', 'posting', 'dropped') AND {ATTEMPT}"
+    )))
+    .bind(now_millis())
+    .bind(signed(id)?)
+    .bind(block)
+    .bind(position)
+    .bind(reason.to_owned())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
-async fn set_step(
-    connection: &mut SqliteConnection,
-    statement: &'static str,
+/// Something happened to a result of ours: a dispute was opened, or ended. Stored too, so that a reorganisation can take it back; what is stored already
+/// was said in a range that is read again.
+async fn result_event(
+    connection: &mut AnyConnection,
     id: u64,
+    event: &'static str,
     block: i64,
     position: i64,
 ) -> Result<(), StoreError> {
-    sqlx::query(sqlx::AssertSqlSafe(format!("{statement}{ATTEMPT}")))
+    let news = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO result_events (id, attempt, block, position, event)
+         SELECT id, attempt, $3, $4, $1 FROM requests WHERE fulfillment IS NOT NULL AND {ATTEMPT} ON CONFLICT DO NOTHING"
+    )))
+    .bind(event)
+    .bind(signed(id)?)
+    .bind(block)
+    .bind(position)
+    .execute(&mut *connection)
+    .await?;
+    if news.rows_affected() == 0 {
+        return Ok(());
+    }
+    let update = match event {
+        "opened" => "step = 'disputed' WHERE step IN ('posted', 'finalizing')",
+        "upheld" => "step = 'posted' WHERE step = 'disputed'",
+        _ => "step = 'dropped', reason = 'the result was rejected' WHERE step IN ('posted', 'disputed', 'finalizing')",
+    };
+    sqlx::query(sqlx::AssertSqlSafe(format!("UPDATE requests SET updated_at = $1, {update} AND {ATTEMPT}")))
         .bind(now_millis())
         .bind(signed(id)?)
         .bind(block)

@@ -2,7 +2,7 @@
 
 use super::{Step, Store, StoreError, hash, now_millis, signed, unsigned};
 use alloy::primitives::{B256, Bytes, U256};
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{Row, any::AnyRow};
 use std::fmt;
 
 /// What a transaction is for.
@@ -88,7 +88,7 @@ pub struct SentTransaction {
 }
 
 impl SentTransaction {
-    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
         Ok(Self {
             hash: hash(row.try_get("hash")?)?,
             nonce: unsigned(row.try_get("nonce")?)?,
@@ -104,9 +104,9 @@ impl Store {
     /// Stores a signed transaction and moves the requests it carries to their step, at once. After this it may be sent. Signing is deterministic, so
     /// after a reorganisation the very same bytes can be signed again: they are in flight again then.
     pub async fn sending(&self, sent: &SentTransaction, requests: &[(u64, u32)]) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_as_submitter().await?;
         sqlx::query(
-            "INSERT INTO transactions (hash, nonce, purpose, raw, max_fee, gas_limit, state, created_at) VALUES (?, ?, ?, ?, ?, ?, 'sent', ?)
+            "INSERT INTO transactions (hash, nonce, purpose, raw, max_fee, gas_limit, state, created_at) VALUES ($1, $2, $3, $4, $5, $6, 'sent', $7)
              ON CONFLICT (hash) DO UPDATE SET state = 'sent', block = NULL, gas_used = NULL, cost = NULL",
         )
         .bind(sent.hash.to_vec())
@@ -119,20 +119,24 @@ impl Store {
         .execute(&mut *transaction)
         .await?;
         for (id, attempt) in requests {
-            sqlx::query("INSERT OR IGNORE INTO transaction_requests (nonce, id, attempt) VALUES (?, ?, ?)")
-                .bind(signed(sent.nonce)?)
+            sqlx::query(
+                "INSERT INTO transaction_requests (nonce, id, attempt) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            )
+            .bind(signed(sent.nonce)?)
+            .bind(signed(*id)?)
+            .bind(i64::from(*attempt))
+            .execute(&mut *transaction)
+            .await?;
+            if let Some(step) = sent.purpose.step() {
+                sqlx::query(
+                    "UPDATE requests SET step = $1, updated_at = $2 WHERE id = $3 AND attempt = $4 AND step IN ('signed', 'posted')",
+                )
+                .bind(step.name())
+                .bind(now_millis())
                 .bind(signed(*id)?)
                 .bind(i64::from(*attempt))
                 .execute(&mut *transaction)
                 .await?;
-            if let Some(step) = sent.purpose.step() {
-                sqlx::query("UPDATE requests SET step = ?, updated_at = ? WHERE id = ? AND attempt = ? AND step IN ('signed', 'posted')")
-                    .bind(step.name())
-                    .bind(now_millis())
-                    .bind(signed(*id)?)
-                    .bind(i64::from(*attempt))
-                    .execute(&mut *transaction)
-                    .await?;
             }
         }
         Ok(transaction.commit().await?)
@@ -152,12 +156,13 @@ impl Store {
     pub async fn stranded(&self, limit: u32) -> Result<Vec<(Step, (u64, u32))>, StoreError> {
         let rows = sqlx::query(
             "SELECT step, id, attempt FROM requests WHERE step IN ('posting', 'finalizing') AND NOT EXISTS (
-                SELECT 1 FROM transaction_requests AS carried CROSS JOIN transactions USING (nonce)
-                WHERE carried.id = requests.id AND carried.attempt = requests.attempt AND (transactions.state = 'sent'
-                    OR (transactions.state = 'mined' AND transactions.block >= (SELECT next_block FROM deployment))))
-             LIMIT ?",
+                SELECT 1 FROM transaction_requests AS carried
+                WHERE carried.id = requests.id AND carried.attempt = requests.attempt AND EXISTS (
+                    SELECT 1 FROM transactions WHERE transactions.nonce = carried.nonce AND (state = 'sent'
+                        OR (state = 'mined' AND block >= (SELECT next_block FROM deployment)))))
+             LIMIT $1",
         )
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
         let damaged = |_| StoreError::Damaged("attempt".into());
@@ -176,13 +181,13 @@ impl Store {
         winner: Option<(B256, TransactionState, u64, u64, U256)>,
     ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
-        sqlx::query("UPDATE transactions SET state = ? WHERE nonce = ? AND state = 'sent'")
+        sqlx::query("UPDATE transactions SET state = $1 WHERE nonce = $2 AND state = 'sent'")
             .bind(TransactionState::Replaced.name())
             .bind(signed(nonce)?)
             .execute(&mut *transaction)
             .await?;
         if let Some((hash, state, block, gas_used, cost)) = winner {
-            sqlx::query("UPDATE transactions SET state = ?, block = ?, gas_used = ?, cost = ? WHERE hash = ?")
+            sqlx::query("UPDATE transactions SET state = $1, block = $2, gas_used = $3, cost = $4 WHERE hash = $5")
                 .bind(state.name())
                 .bind(signed(block)?)
                 .bind(signed(gas_used)?)
@@ -194,9 +199,24 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
+    /// Nonce of the last transaction that carries a request.
+    pub async fn carrier_of(&self, key: (u64, u32)) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query("SELECT MAX(nonce) FROM transaction_requests WHERE id = $1 AND attempt = $2")
+            .bind(signed(key.0)?)
+            .bind(i64::from(key.1))
+            .fetch_one(&self.pool)
+            .await?;
+        row.try_get::<Option<i64>, _>(0)?.map(unsigned).transpose()
+    }
+
+    /// Wei spent on gas in the last 24 hours of this machine's clock.
+    pub async fn spent_in_a_day(&self) -> Result<U256, StoreError> {
+        self.spent_since(now_millis().saturating_sub(24 * 60 * 60 * 1000)).await
+    }
+
     /// Wei spent on gas by transactions signed at or after `since` (unix milliseconds).
     pub async fn spent_since(&self, since: i64) -> Result<U256, StoreError> {
-        let rows = sqlx::query("SELECT cost FROM transactions WHERE cost IS NOT NULL AND created_at >= ?")
+        let rows = sqlx::query("SELECT cost FROM transactions WHERE cost IS NOT NULL AND created_at >= $1")
             .bind(since)
             .fetch_all(&self.pool)
             .await?;

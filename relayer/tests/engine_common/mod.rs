@@ -1,6 +1,9 @@
 //! Operands for the engine's tests.
 #![allow(dead_code)] // each test binary uses its part
 
+#[path = "../cuda_common/mod.rs"]
+pub(crate) mod cuda_common;
+pub(crate) mod devices;
 pub(crate) mod families;
 pub(crate) mod files;
 pub(crate) mod gguf;

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     bindings::{Fault, NodeOpening, Turn},
-    program::Model,
+    arithmetic::scalar::NAN_BITS,
+    program::{BoundProgram, DType, LEAF, Model},
 };
 use alloy_primitives::keccak256;
 
@@ -127,7 +128,7 @@ impl<T: Trace> Player<'_, T> {
             let (row, col) = cell(&Place { node, leaf, element: 0 }, tensor.cols());
             let mut own = Vec::new();
             if row < tensor.rows() {
-                tensor.write_leaf(row, col / crate::program::LEAF, &mut own);
+                tensor.write_leaf(row, col / LEAF, &mut own);
             }
             if own.len() != theirs.len() {
                 return Some(0); // not a leaf of this tensor: any element will do
@@ -144,10 +145,17 @@ impl<T: Trace> Player<'_, T> {
     /// Proves the element wrong, or asks for its partials if it has some.
     fn element(&self) -> Result<Move, PlayError<T::Error>> {
         let place = self.place()?;
-        if self.partials(place) > 0 {
+        if !self.is_malformed(&place) && self.partials(place) > 0 {
             return Ok(Move::SelectElement(place));
         }
         Ok(Move::Prove(Accusation { fault: Fault::Element, place, part: 0 }))
+    }
+
+    /// Whether the revealed leaf shows at once that it is none, see [`is_malformed`].
+    fn is_malformed(&self, place: &Place) -> bool {
+        let Some(claimed) = &self.case.claim else { return false };
+        let Ok(bound) = self.model.bind(symbols_of(&claimed.claim)) else { return false };
+        self.descent.elements.as_ref().is_some_and(|leaf| is_malformed(self.model, &bound, place, leaf))
     }
 
     /// How many partials an element has.
@@ -180,4 +188,25 @@ impl<T: Trace> Player<'_, T> {
             None => accusation,
         }))
     }
+}
+
+/// Whether an element is wrong whatever its operands are: its leaf does not exist or has another length than it should, or it is a NaN that is not the
+/// canonical one.
+pub(super) fn is_malformed(model: &Model, bound: &BoundProgram, place: &Place, leaf: &[u8]) -> bool {
+    let (Some(node), Some(shape)) =
+        (model.program.nodes.get(place.node as usize), bound.nodes.get(place.node as usize))
+    else {
+        return true;
+    };
+    let (row, first) = cell(&Place { element: 0, ..*place }, shape.cols);
+    if row >= shape.rows || first >= shape.cols {
+        return true;
+    }
+    let width = node.dtype.size();
+    if leaf.len() != LEAF.min(shape.cols - first) * width {
+        return true;
+    }
+    let bytes = leaf.get(place.element as usize * width..).and_then(|bytes| bytes.first_chunk::<4>());
+    let strange = |bytes: &[u8; 4]| f32::from_le_bytes(*bytes).is_nan() && u32::from_le_bytes(*bytes) != NAN_BITS;
+    node.dtype == DType::F32 && bytes.is_some_and(strange)
 }

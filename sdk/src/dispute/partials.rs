@@ -51,8 +51,8 @@ pub fn values(
             }
             (Op::QuantLinear, [q, w, amax]) => {
                 let scales: Vec<f32> = sources.floats(amax)?.iter().map(|&amax| div(amax, 127.0)).collect();
-                let (weights, group) = sources.quantised(w)?;
-                quantised::partial((&sources.bytes(q)?, &scales), (&weights.0, &weights.1), group)
+                let (weights, weight_scales, group) = sources.quantised(w)?;
+                quantised::partial((&sources.bytes(q)?, &scales), (&weights, &weight_scales), group)
             }
             (Op::RowSum { .. }, [x]) => reduction::chunk_sum(&sources.floats(x)?),
             (Op::RowSumSquares, [x]) => reduction::chunk_sum_squares(&sources.floats(x)?),
@@ -94,7 +94,7 @@ impl Sources<'_> {
     }
 
     /// Signed bytes and scales of a block of quantised weights.
-    fn quantised(&self, read: &Read) -> Option<((Vec<i8>, Vec<f32>), Group)> {
+    fn quantised(&self, read: &Read) -> Option<(Vec<i8>, Vec<f32>, Group)> {
         let Read::Elements { operand: Operand::Weight(weight), row, cols } = read else { return None };
         let tensor = self.model.weights.get(*weight).filter(|w| *row < w.rows() && cols.end <= w.cols())?;
         let group = if tensor.dtype() == WeightType::Q8_0 { Group::G32 } else { Group::G128 };
@@ -104,6 +104,6 @@ impl Sources<'_> {
         };
         let row = row.ok()?;
         let scales = cols.start / group.len()..cols.end.div_ceil(group.len());
-        Some(((row.values()[cols.clone()].to_vec(), row.scales()[scales].to_vec()), group))
+        Some((row.values()[cols.clone()].to_vec(), row.scales()[scales].to_vec(), group))
     }
 }

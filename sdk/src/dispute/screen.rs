@@ -30,7 +30,7 @@ pub enum Screening {
 
 /// Looks at a claim. Mirrors `IStepVerifier.isClaimWrong`, P-13 to P-15 and P-63.
 pub fn screen(model: &Model, request: &Request, claimed: &Claimed) -> Screening {
-    let Claim { sequence, prompt, inputBytes, outputBytes, .. } = claimed.claim;
+    let Claim { sequence, prompt, inputBytes, .. } = claimed.claim;
     let input = model.program.nodes.first().map(|node| &node.op);
     let (kind, bound) = match input {
         Some(Op::Input { kind, bound }) => (*kind, *bound),
@@ -58,7 +58,6 @@ pub fn screen(model: &Model, request: &Request, claimed: &Claimed) -> Screening 
         || prompt != symbols.prompt
         || !count.is_some_and(|count| allowed.contains(&count) && count == generated.len() as u64)
         || !odd.is_empty()
-        || (outputBytes != 0 && !writes(model))
     {
         return Screening::WrongClaim;
     }
@@ -68,11 +67,6 @@ pub fn screen(model: &Model, request: &Request, claimed: &Claimed) -> Screening 
         return Screening::Undefined(Place { node: 0, leaf: u64::from(prompt) + first as u64, element: 0 });
     }
     Screening::Replay(generated)
-}
-
-/// Whether a run has generated text.
-fn writes(model: &Model) -> bool {
-    model.program.nodes.iter().any(|node| node.op == Op::CheckLength)
 }
 
 /// The first element of a run over the claimed tokens whose step is undefined: a check that does not hold.

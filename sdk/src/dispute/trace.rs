@@ -42,6 +42,34 @@ pub trait Trace {
     }
 }
 
+impl<T: Trace> Trace for Arc<T> {
+    type Error = T::Error;
+
+    fn tree(&self) -> &TraceTree {
+        (**self).tree()
+    }
+
+    fn generated(&self) -> &[u32] {
+        (**self).generated()
+    }
+
+    fn failed(&self) -> Option<FailedCheck> {
+        (**self).failed()
+    }
+
+    fn output(&self) -> &[u8] {
+        (**self).output()
+    }
+
+    fn tensors(&self, nodes: &[u32]) -> Result<Tensors, T::Error> {
+        (**self).tensors(nodes)
+    }
+
+    fn leaves(&self, node: u32) -> Result<Arc<Tree>, T::Error> {
+        (**self).leaves(node)
+    }
+}
+
 /// A trace that is kept whole.
 #[derive(Debug, Clone)]
 pub struct MemoryTrace {

@@ -53,10 +53,15 @@ impl ModelDescriptor {
 impl Model {
     /// Hashes the whole model. For a large model this takes as long as reading it.
     pub fn descriptor(&self) -> ModelDescriptor {
+        self.descriptor_with(&WeightsTree::new(&self.weights))
+    }
+
+    /// The same, with weights that were hashed already.
+    pub fn descriptor_with(&self, weights: &WeightsTree) -> ModelDescriptor {
         ModelDescriptor {
             arithmetic_version: ARITHMETIC_VERSION,
             graph_root: self.program.graph_root(),
-            weights_root: WeightsTree::new(&self.weights).root(),
+            weights_root: weights.root(),
             vocab_root: self.vocab_root(),
             limits: self.limits,
         }
@@ -167,15 +172,21 @@ impl TensorDescriptor {
         Self::with_root(tensor, tree.root())
     }
 
-    fn with_root(tensor: &WeightTensor, root: B256) -> Self {
+    /// Describes a tensor whose tree was made elsewhere.
+    pub fn with_root(tensor: &WeightTensor, root: B256) -> Self {
         let size = |n: usize| u32::try_from(n).expect("a tensor's dimensions are 32-bit");
         Self { rows: size(tensor.rows()), cols: size(tensor.cols()), dtype: tensor.dtype() as u8, root }
     }
 
+    /// Its four words.
+    pub fn encode(&self) -> Vec<u8> {
+        let words = [self.rows, self.cols, u32::from(self.dtype)].map(|n| word(u64::from(n)));
+        [&words[0], &words[1], &words[2], &self.root.0].map(|word| word.as_slice()).concat()
+    }
+
     /// Its leaf in the tree over tensors.
     pub fn hash(&self) -> B256 {
-        let words = [self.rows, self.cols, u32::from(self.dtype)].map(|n| word(u64::from(n)));
-        hash(Domain::Tensor, &[&words[0], &words[1], &words[2], self.root.as_slice()])
+        hash(Domain::Tensor, &[&self.encode()])
     }
 
     /// Leaves of each row.

@@ -43,6 +43,8 @@ pub use op::{BinaryFunction, ConcatAxis, EncodeKind, InputKind, Node, Op, Operan
 pub use step::{MAX_PART_LEAVES, Read, Step};
 pub use tensor::{Tensor, TensorData};
 pub use trace::{TraceBuilder, TraceOpening, TraceTree, tensor_root, tensor_tree};
-pub use validate::{BoundNode, BoundProgram, MAX_NODE_ELEMENTS, MAX_NODES, MAX_OPERANDS, MAX_PARTIALS};
+pub use validate::{
+    BoundNode, BoundProgram, MAX_ENTRY_BYTES, MAX_NODE_ELEMENTS, MAX_NODES, MAX_OPERANDS, MAX_PARTIALS,
+};
 pub use view::{BoundView, MAX_AXES, MAX_DIGITS, View, ViewAxis};
 pub use weights::{LEAF, WeightBytes, WeightTensor, WeightType, Weights};

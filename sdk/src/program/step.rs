@@ -5,7 +5,7 @@
 //! element, and a single part is opened and recomputed. So a step opens at most [`MAX_PART_LEAVES`] leaves, whatever the
 //! model.
 
-use std::ops::Range;
+use std::{convert::Infallible, ops::Range};
 
 use super::{BoundProgram, ConcatAxis, EncodeKind, LEAF, Model, Op, Operand, Tensor};
 use crate::arithmetic::reduction::CHUNK;
@@ -55,12 +55,34 @@ impl Model {
     /// The step of element (`row`, `col`) of a node, given the tensors before it: which row a lookup reads depends on
     /// them. `None` if there is no such element, or a lookup points nowhere.
     pub fn step(&self, bound: &BoundProgram, tensors: &[Tensor], node: u32, row: usize, col: usize) -> Option<Step> {
+        if tensors.len() < node as usize {
+            return None;
+        }
+        let integer = |node: u32, row: usize| {
+            let tensor = tensors.get(node as usize).filter(|tensor| row < tensor.rows());
+            Ok::<_, Infallible>(tensor.map(|tensor| tensor.bits(row, 0)))
+        };
+        self.step_with(bound, node, row, col, integer).unwrap_or_else(|never| match never {})
+    }
+
+    /// As [`Model::step`], asking for the elements of index columns (node, row) one by one.
+    ///
+    /// # Errors
+    /// Those of `integer`.
+    pub fn step_with<E>(
+        &self,
+        bound: &BoundProgram,
+        node: u32,
+        row: usize,
+        col: usize,
+        mut integer: impl FnMut(u32, usize) -> Result<Option<u32>, E>,
+    ) -> Result<Option<Step>, E> {
         let (Some(description), Some(shape)) = (self.program.nodes.get(node as usize), bound.nodes.get(node as usize))
         else {
-            return None;
+            return Ok(None);
         };
-        if row >= shape.rows || col >= shape.cols || tensors.len() < node as usize {
-            return None;
+        if row >= shape.rows || col >= shape.cols {
+            return Ok(None);
         }
         let inputs = description.inputs.as_slice();
         // Rows and columns of an operand.
@@ -74,10 +96,13 @@ impl Model {
             let (rows, cols) = size(operand);
             one(operand, if rows == 1 { 0 } else { row }, col / (shape.cols / cols.max(1)).max(1))
         };
-        let integer = |operand: Operand, row: usize| -> Option<u32> {
+        let mut failed = None;
+        let mut integer = |operand: Operand, row: usize| -> Option<u32> {
             let Operand::Node(index) = operand else { return None };
-            let tensor = tensors.get(index as usize).filter(|tensor| row < tensor.rows())?;
-            Some(tensor.bits(row, 0))
+            integer(index, row).unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
         };
         let whole = |reads: Vec<Read>| Some(Step { parts: Vec::new(), reads });
         // A contraction over `length` columns of two rows, each from its own first column.
@@ -98,7 +123,7 @@ impl Model {
         };
         let bias = |bias: &[Operand]| bias.iter().map(|&bias| one(bias, 0, col)).collect::<Vec<_>>();
 
-        match (&description.op, inputs) {
+        let mut step = || match (&description.op, inputs) {
             (Op::Input { .. }, _) => whole(vec![Read::Input]),
             (Op::View(_), &[x]) => {
                 let source = shape.view.as_ref().and_then(|view| view.source(row, col));
@@ -216,6 +241,8 @@ impl Model {
                 whole(vec![one(x, element / cols, element % cols)])
             }
             _ => None,
-        }
+        };
+        let step = step();
+        failed.map_or(Ok(step), Err)
     }
 }

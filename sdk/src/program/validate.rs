@@ -18,6 +18,8 @@ pub const MAX_NODE_ELEMENTS: u64 = 1 << 31;
 /// Partials an element may have: blocks of a contraction, chunks of a row. What an operator reveals for one element is
 /// bounded by it.
 pub const MAX_PARTIALS: usize = 1024;
+/// Bytes of a vocabulary entry, at most: a step opens one whole.
+pub const MAX_ENTRY_BYTES: usize = 4096;
 
 /// A node for given symbols.
 #[derive(Clone, Debug)]
@@ -111,15 +113,15 @@ impl Model {
                 if ends != nodes[text].inputs.get(1) {
                     return fault(length, ("inputs", "checks another length than that of the text".to_string()));
                 }
-                let Some(Operand::Node(ends)) = ends else {
+                if !matches!(ends, Some(Operand::Node(_))) {
                     return fault(length, ("inputs", "not a node".to_string()));
-                };
-                // The run learns O from this node, so nothing up to it may depend on O.
+                }
+                // The run learns O from `ends`, and a wrong O is found out by its check: nothing up to there may depend on O.
                 let depends = |node: &Node| {
                     node.rows.o != 0 || node.cols.o != 0 || matches!(node.op, Op::View(_)) && uses_o(node)
                 };
-                if let Some(index) = nodes.iter().take(*ends as usize + 1).position(depends) {
-                    return fault(index, ("cols", "depends on O before O is known".to_string()));
+                if let Some(index) = nodes.iter().take(length + 1).position(depends) {
+                    return fault(index, ("cols", "depends on O before O is checked".to_string()));
                 }
             }
             (Some(&index), None) | (None, Some(&index)) => {
@@ -132,6 +134,10 @@ impl Model {
         }
         if self.vocabulary.len() > MAX_DIM as usize {
             return Err(ModelError::Vocabulary(format!("{} entries", self.vocabulary.len())));
+        }
+        if let Some(id) = self.vocabulary.iter().position(|entry| entry.len() > MAX_ENTRY_BYTES) {
+            let length = self.vocabulary[id].len();
+            return Err(ModelError::Vocabulary(format!("entry {id} has {length} bytes; at most {MAX_ENTRY_BYTES}")));
         }
         Ok(())
     }

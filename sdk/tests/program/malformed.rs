@@ -144,7 +144,7 @@ fn malformed_graphs_are_refused() {
     // A text whose length nothing checks, and a check of nothing.
     refused(|m| replace(m, "CheckLength", Op::PrefixSum), "Detokenise and CheckLength come together");
     refused(|m| replace(m, "Detokenise", Op::PrefixSum), "Detokenise and CheckLength come together");
-    refused(|m| m.program.nodes[3].rows = Dim::O, "depends on O before O is known");
+    refused(|m| m.program.nodes[3].rows = Dim::O, "depends on O before O is checked");
     // Token ids beyond the table they are looked up in.
     refused(
         |m| m.program.nodes[0].op = Op::Input { kind: InputKind::Tokens, bound: 25 },
@@ -165,6 +165,7 @@ fn malformed_graphs_are_refused() {
     refused(|m| m.limits.max_input_bytes = 4 * 145, "Rope layer.0): inputs[1]: 150 positions for a sequence of 154");
     // The vocabulary has to have every token.
     refused(|m| m.vocabulary.truncate(23), "tokens below Some(24) in a vocabulary of 23");
+    refused(|m| m.vocabulary[3] = vec![0; 4097], "vocabulary: entry 3 has 4097 bytes; at most 4096");
 
     let error = Model { limits: fixed(64, 19), ..cnn() }.validate().expect_err("the output does not fit");
     assert_eq!(error.to_string(), "limits: max_output_bytes: the output can be 20 bytes long, the limit is 19");

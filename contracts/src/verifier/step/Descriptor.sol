@@ -61,8 +61,9 @@ function header(bytes calldata descriptor, IStepVerifier.Claim calldata claim) p
 function dimension(uint256 word, IStepVerifier.Claim calldata claim) pure returns (bool, int256 value) {
     unchecked {
         // Five products of a signed and an unsigned number of 32 bits each.
-        value = _lane(word >> 224) + _lane(word >> 192) * int256(uint256(claim.sequence)) + _lane(word >> 160) * int256(uint256(claim.prompt))
-            + _lane(word >> 128) * int256(uint256(claim.inputBytes)) + _lane(word >> 96) * int256(uint256(claim.outputBytes));
+        value = _lane(word >> 224) + _lane(word >> 192) * int256(uint256(claim.sequence)) + _lane(word >> 160)
+            * int256(uint256(claim.prompt)) + _lane(word >> 128) * int256(uint256(claim.inputBytes)) + _lane(word >> 96)
+            * int256(uint256(claim.outputBytes));
         return (word << 160 == 0, value);
     }
 }

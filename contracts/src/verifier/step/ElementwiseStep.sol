@@ -2,14 +2,13 @@
 pragma solidity ^0.8.28;
 
 import {IStepVerifier} from "../../interfaces/IStepVerifier.sol";
-import {F32, ONE, ZERO, fromI32, fromU32} from "../F32.sol";
-import {quantise} from "../F32Contraction.sol";
+import {F32, ONE, ZERO, fromU32} from "../F32.sol";
 import {exp} from "../F32Functions.sol";
 import {StepProof} from "../StepProof.sol";
-import {TYPE_F32, TYPE_I8, ceilDiv} from "./Descriptor.sol";
+import {TYPE_F32, TYPE_I8} from "./Descriptor.sol";
 import "./StepFamily.sol";
 
-/// @title Steps of Convert, Binary, MulAdd, Select, Rope and Quantise
+/// @title Steps of Convert, Binary, MulAdd, Select and Rope
 /// @notice An element of any of them comes from the elements of its operands at the same place. Reads: one element of each operand, in their order; of Rope
 /// the element, and in the part that turns the other of its pair, the cosine, the sine.
 contract ElementwiseStep is StepFamily {
@@ -18,12 +17,11 @@ contract ElementwiseStep is StepFamily {
     uint256 private constant MUL_ADD = 0x12;
     uint256 private constant SELECT = 0x13;
     uint256 private constant ROPE = 0x14;
-    uint256 private constant QUANTISE = 0x24;
 
     /// Functions of two elements.
     uint256 private constant BINARY_FUNCTIONS = 10;
 
-    function _check(Step memory s, IStepVerifier.Run calldata, StepProof calldata) internal pure override {
+    function _check(Step memory s) internal pure override {
         unchecked {
             uint256 operation = s.header.operation;
             if (operation == CONVERT) {
@@ -38,16 +36,9 @@ contract ElementwiseStep is StepFamily {
             } else if (operation == MUL_ADD || operation == SELECT) {
                 _form(s, 3, 0, TYPE_F32);
                 _checkBroadcast(s);
-            } else if (operation == ROPE) {
-                _checkRope(s);
             } else {
-                _demand(s, operation == QUANTISE);
-                _form(s, 2, 1, TYPE_I8);
-                (Tensor memory x, Tensor memory m) = (s.x[0], s.x[1]);
-                uint256 size = _number(s, 0);
-                _demand(s, (size == 32 || size == 128) && x.dtype == TYPE_F32 && m.dtype == TYPE_F32);
-                _demand(s, m.rows == x.rows && m.cols == ceilDiv(x.cols, size));
-                _shape(s, x.rows, x.cols);
+                _demand(s, operation == ROPE);
+                _checkRope(s);
             }
         }
     }
@@ -76,40 +67,36 @@ contract ElementwiseStep is StepFamily {
         }
     }
 
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure override returns (uint256) {
+    function _element(Step memory s) internal pure override returns (uint256) {
         uint256 operation = s.header.operation;
-        if (operation == CONVERT) return _convert(s, run, p);
-        if (operation == BINARY) return F32.unwrap(_binary(s, run, p));
-        if (operation == MUL_ADD) return F32.unwrap(_broadcast(s, run, p, 0).fma(_broadcast(s, run, p, 1), _broadcast(s, run, p, 2)));
-        if (operation == SELECT) return F32.unwrap(_broadcast(s, run, p, _broadcast(s, run, p, 0) != ZERO ? 1 : 2));
-        if (operation == ROPE) return F32.unwrap(_rope(s, run, p));
-        F32 x = F32.wrap(_one(s, run, p, 0, s.x[0], s.row, s.col));
-        F32 magnitude = F32.wrap(_one(s, run, p, 1, s.x[1], s.row, s.col / _word(s, 0)));
-        // forge-lint: disable-next-line(unsafe-typecast) the byte of a number from -127 to 127
-        return uint256(quantise(x, magnitude)) & 0xff;
+        if (operation == CONVERT) return _convert(s);
+        if (operation == BINARY) return F32.unwrap(_binary(s));
+        if (operation == MUL_ADD) return F32.unwrap(_broadcast(s, 0).fma(_broadcast(s, 1), _broadcast(s, 2)));
+        if (operation == SELECT) return F32.unwrap(_broadcast(s, _broadcast(s, 0) != ZERO ? 1 : 2));
+        return F32.unwrap(_rope(s));
     }
 
     /// The element of operand `i` that belongs to the element of the result.
-    function _broadcast(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p, uint256 i) private pure returns (F32) {
+    function _broadcast(Step memory s, uint256 i) private pure returns (F32) {
         unchecked {
             Tensor memory x = s.x[i];
-            return F32.wrap(_one(s, run, p, i, x, x.rows == 1 ? 0 : s.row, s.col / (s.header.cols / x.cols)));
+            return F32.wrap(_one(s, i, x, x.rows == 1 ? 0 : s.row, s.col / (s.header.cols / x.cols)));
         }
     }
 
-    function _convert(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
+    function _convert(Step memory s) private pure returns (uint256) {
         Tensor memory x = s.x[0];
-        uint256 bits = _one(s, run, p, 0, x, s.row, s.col);
+        uint256 bits = _one(s, 0, x, s.row, s.col);
         return F32.unwrap(x.dtype == TYPE_I8 ? _signed(bits) : fromU32(bits));
     }
 
-    function _binary(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (F32) {
+    function _binary(Step memory s) private pure returns (F32) {
         unchecked {
             uint256 f = _word(s, 0);
             uint256 causal = _word(s, 1);
             if (causal != 0 && s.col > s.row / causal) return ZERO;
-            F32 x = _broadcast(s, run, p, 0);
-            F32 y = _broadcast(s, run, p, 1);
+            F32 x = _broadcast(s, 0);
+            F32 y = _broadcast(s, 1);
             if (f == 0) return x + y;
             if (f == 1) return x - y;
             if (f == 2) return x * y;
@@ -122,17 +109,17 @@ contract ElementwiseStep is StepFamily {
     }
 
     /// P-32
-    function _rope(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (F32) {
+    function _rope(Step memory s) private pure returns (F32) {
         unchecked {
             uint256 d = s.col % _word(s, 0);
             uint256 rotary = _word(s, 1);
             uint256 half = rotary / 2;
-            F32 x = F32.wrap(_one(s, run, p, 0, s.x[0], s.row, s.col));
+            F32 x = F32.wrap(_one(s, 0, s.x[0], s.row, s.col));
             if (d >= rotary) return x;
             bool low = d < half;
-            F32 other = F32.wrap(_one(s, run, p, 1, s.x[0], s.row, low ? s.col + half : s.col - half));
-            F32 cos = F32.wrap(_one(s, run, p, 2, s.x[1], s.row, d % half));
-            F32 sin = F32.wrap(_one(s, run, p, 3, s.x[2], s.row, d % half));
+            F32 other = F32.wrap(_one(s, 1, s.x[0], s.row, low ? s.col + half : s.col - half));
+            F32 cos = F32.wrap(_one(s, 2, s.x[1], s.row, d % half));
+            F32 sin = F32.wrap(_one(s, 3, s.x[2], s.row, d % half));
             return low ? x * cos - other * sin : x * cos + other * sin;
         }
     }

@@ -14,7 +14,7 @@ contract FunctionStep is StepFamily {
     uint256 private constant UNARY = 0x10;
     uint256 private constant UNARY_FUNCTIONS = 13;
 
-    function _check(Step memory s, IStepVerifier.Run calldata, StepProof calldata) internal pure override {
+    function _check(Step memory s) internal pure override {
         _demand(s, s.header.operation == UNARY);
         _form(s, 1, 1, TYPE_F32);
         _code(s, 0, UNARY_FUNCTIONS);
@@ -23,8 +23,8 @@ contract FunctionStep is StepFamily {
         _shape(s, x.rows, x.cols);
     }
 
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure override returns (uint256) {
-        return F32.unwrap(_function(_word(s, 0), F32.wrap(_one(s, run, p, 0, s.x[0], s.row, s.col))));
+    function _element(Step memory s) internal pure override returns (uint256) {
+        return F32.unwrap(_function(_word(s, 0), F32.wrap(_one(s, 0, s.x[0], s.row, s.col))));
     }
 
     function _function(uint256 f, F32 x) private pure returns (F32) {

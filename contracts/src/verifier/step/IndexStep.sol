@@ -21,7 +21,7 @@ contract IndexStep is StepFamily {
     /// Words of an axis: size, offset, row weight, column weight, steps.
     uint256 private constant AXIS = 5;
 
-    function _check(Step memory s, IStepVerifier.Run calldata, StepProof calldata) internal pure override {
+    function _check(Step memory s) internal pure override {
         uint256 operation = s.header.operation;
         if (operation == VIEW) {
             // The map itself is checked where it is followed.
@@ -65,21 +65,21 @@ contract IndexStep is StepFamily {
         }
     }
 
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure override returns (uint256) {
+    function _element(Step memory s) internal pure override returns (uint256) {
         uint256 operation = s.header.operation;
-        if (operation == VIEW) return _view(s, run, p);
-        if (operation == CONCAT) return _concat(s, run, p);
+        if (operation == VIEW) return _view(s);
+        if (operation == CONCAT) return _concat(s);
         if (operation == GATHER) {
-            uint256 id = _one(s, run, p, 0, s.x[0], s.row, 0);
+            uint256 id = _one(s, 0, s.x[0], s.row, 0);
             if (id >= s.x[1].rows) _undefined(s);
-            return _one(s, run, p, 1, s.x[1], id, s.col);
+            return _one(s, 1, s.x[1], id, s.col);
         }
-        uint256 column = _one(s, run, p, 0, s.x[1], 0, s.col);
+        uint256 column = _one(s, 0, s.x[1], 0, s.col);
         if (column >= s.x[0].cols) _undefined(s);
-        return _one(s, run, p, 1, s.x[0], s.row, column);
+        return _one(s, 1, s.x[0], s.row, column);
     }
 
-    function _concat(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
+    function _concat(Step memory s) private pure returns (uint256) {
         unchecked {
             bool below = _word(s, 0) == 0;
             (uint256 row, uint256 col) = (s.row, s.col);
@@ -95,7 +95,7 @@ contract IndexStep is StepFamily {
                     col -= x.cols;
                 }
             }
-            return _one(s, run, p, 0, s.x[i], row, col);
+            return _one(s, 0, s.x[i], row, col);
         }
     }
 
@@ -109,7 +109,7 @@ contract IndexStep is StepFamily {
         uint256[MAX_DIGITS] radix;
     }
 
-    function _view(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
+    function _view(Step memory s) private pure returns (uint256) {
         unchecked {
             Tensor memory x = s.x[0];
             Digits memory d;
@@ -119,21 +119,21 @@ contract IndexStep is StepFamily {
             uint256 fill = _number(s, 3);
             _demand(s, d.count <= MAX_DIGITS && s.header.attributes == 4 + d.count + AXIS * axes);
             _demand(s, x.dtype == TYPE_F32 ? _isCanonical(fill) : x.dtype == TYPE_U32 || fill < 256);
-            _digits(s, run, d, 0, d.rows, s.header.rows, s.row);
-            _digits(s, run, d, d.rows, d.count, s.header.cols, s.col);
+            _digits(s, d, 0, d.rows, s.header.rows, s.row);
+            _digits(s, d, d.rows, d.count, s.header.cols, s.col);
 
             bool inside = true;
             uint256 row;
             uint256 col;
             uint256 lastRow;
             uint256 lastCol;
-            uint256 at = 4 + d.count;
+            uint256 place = 4 + d.count;
             for (uint256 i = 0; i < axes; ++i) {
-                (bool formed, uint256 size) = length(_word(s, at), run.claim);
+                (bool formed, uint256 size) = length(_word(s, place), _run(s).claim);
                 _demand(s, formed);
-                int256 coordinate = _coordinate(s, run, d, at);
-                uint256 rowWeight = _weight(s, run, at + 2);
-                uint256 colWeight = _weight(s, run, at + 3);
+                int256 coordinate = _coordinate(s, d, place);
+                uint256 rowWeight = _weight(s, place + 2);
+                uint256 colWeight = _weight(s, place + 3);
                 lastRow += (size - 1) * rowWeight;
                 lastCol += (size - 1) * colWeight;
                 // forge-lint: disable-start(unsafe-typecast) a negative coordinate is a large one
@@ -144,29 +144,21 @@ contract IndexStep is StepFamily {
                     inside = false;
                 }
                 // forge-lint: disable-end(unsafe-typecast)
-                at += AXIS;
+                place += AXIS;
             }
             // INVARIANT: whatever the digits are, the map stays inside the source.
             _demand(s, lastRow < x.rows && lastCol < x.cols);
-            return inside ? _one(s, run, p, 0, x, row, col) : fill;
+            return inside ? _one(s, 0, x, row, col) : fill;
         }
     }
 
     /// Writes `index` in the radices `from .. to - 1`, whose product is `size`.
-    function _digits(
-        Step memory s,
-        IStepVerifier.Run calldata run,
-        Digits memory d,
-        uint256 from,
-        uint256 to,
-        uint256 size,
-        uint256 index
-    ) private pure {
+    function _digits(Step memory s, Digits memory d, uint256 from, uint256 to, uint256 size, uint256 index) private pure {
         unchecked {
             uint256 product = 1; // of at most eight numbers of 31 bits
             while (to > from) {
                 --to;
-                (bool formed, uint256 radix) = length(_word(s, 4 + to), run.claim);
+                (bool formed, uint256 radix) = length(_word(s, 4 + to), _run(s).claim);
                 _demand(s, formed);
                 d.radix[to] = radix;
                 d.digit[to] = index % radix;
@@ -177,12 +169,12 @@ contract IndexStep is StepFamily {
         }
     }
 
-    /// The coordinate on the axis whose words begin at `at`.
-    function _coordinate(Step memory s, IStepVerifier.Run calldata run, Digits memory d, uint256 at) private pure returns (int256) {
+    /// The coordinate on the axis whose words begin at `place`.
+    function _coordinate(Step memory s, Digits memory d, uint256 place) private pure returns (int256) {
         unchecked {
-            (bool formed, int256 coordinate) = dimension(_word(s, at + 1), run.claim);
+            (bool formed, int256 coordinate) = dimension(_word(s, place + 1), _run(s).claim);
             _demand(s, formed && _magnitude(coordinate) <= MAX_DIM);
-            uint256 steps = _word(s, at + 4);
+            uint256 steps = _word(s, place + 4);
             uint256 travel;
             for (uint256 k = 0; k < MAX_DIGITS; ++k) {
                 // forge-lint: disable-start(unsafe-typecast) lanes and digits are small
@@ -200,8 +192,8 @@ contract IndexStep is StepFamily {
     }
 
     /// A dimension that is not negative.
-    function _weight(Step memory s, IStepVerifier.Run calldata run, uint256 at) private pure returns (uint256) {
-        (bool formed, int256 value) = dimension(_word(s, at), run.claim);
+    function _weight(Step memory s, uint256 place) private pure returns (uint256) {
+        (bool formed, int256 value) = dimension(_word(s, place), _run(s).claim);
         _demand(s, formed && value >= 0);
         // forge-lint: disable-next-line(unsafe-typecast) not negative
         return uint256(value);

@@ -26,12 +26,12 @@ contract InputStep is StepFamily {
     uint256 private constant ENCODE_U32 = 1;
     uint256 private constant ENCODE_KINDS = 3;
 
-    function _check(Step memory s, IStepVerifier.Run calldata run, StepProof calldata) internal pure override {
+    function _check(Step memory s) internal pure override {
         Header memory h = s.header;
         if (h.operation == INPUT) {
             // P-4
             _demand(s, s.node == 0 && h.operands == 0 && h.attributes == 2);
-            _demand(s, isInputFormed(h, _word(s, 0), _word(s, 1), run.claim));
+            _demand(s, isInputFormed(h, _word(s, 0), _word(s, 1), _run(s).claim));
         } else {
             _demand(s, h.operation == ENCODE);
             _form(s, 1, 1, TYPE_U8);
@@ -46,35 +46,35 @@ contract InputStep is StepFamily {
         return kind == ENCODE_F32 || kind == ENCODE_U32 ? 4 : 1;
     }
 
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure override returns (uint256) {
-        if (s.header.operation == INPUT) return _input(s, run, p);
+    function _element(Step memory s) internal pure override returns (uint256) {
+        if (s.header.operation == INPUT) return _input(s);
         unchecked {
             uint256 width = _width(_word(s, 0));
             Tensor memory x = s.x[0];
             uint256 element = s.col / width;
-            uint256 bits = _one(s, run, p, 0, x, element / x.cols, element % x.cols);
+            uint256 bits = _one(s, 0, x, element / x.cols, element % x.cols);
             // P-39: big-endian.
             return (bits >> (8 * (width - 1 - s.col % width))) & 0xff;
         }
     }
 
     /// P-30
-    function _input(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
+    function _input(Step memory s) private pure returns (uint256) {
         unchecked {
             uint256 kind = _word(s, 0);
-            bytes calldata data = p.data.data;
-            uint256 at = s.row * s.header.cols + s.col;
-            bool generated = kind == INPUT_TOKENS && at >= run.claim.prompt;
-            if (keccak256(data) != (generated ? run.claim.tokensHash : run.inputHash)) revert IStepVerifier.InvalidOpening("data");
-            if (generated) at -= run.claim.prompt;
+            bytes calldata data = _proof(s).data.data;
+            uint256 place = s.row * s.header.cols + s.col;
+            bool generated = kind == INPUT_TOKENS && place >= _run(s).claim.prompt;
+            if (keccak256(data) != (generated ? _run(s).claim.tokensHash : _run(s).inputHash)) revert IStepVerifier.InvalidOpening("data");
+            if (generated) place -= _run(s).claim.prompt;
             if (kind == INPUT_U8 || kind == INPUT_UTF8) {
                 // P-15: where the bytes are no text, there is no right element.
-                _demand(s, at < data.length && (kind == INPUT_U8 || isUtf8At(data, at)));
-                return uint8(data[at]);
+                _demand(s, place < data.length && (kind == INPUT_U8 || isUtf8At(data, place)));
+                return uint8(data[place]);
             }
             // Fewer bytes than the symbols say.
-            _demand(s, 4 * at + 4 <= data.length);
-            uint256 bits = uint32(bytes4(data[4 * at:4 * at + 4]));
+            _demand(s, 4 * place + 4 <= data.length);
+            uint256 bits = uint32(bytes4(data[4 * place:4 * place + 4]));
             if (kind == INPUT_F32) return F32.unwrap(canonical(F32.wrap(bits)));
             _demand(s, bits < _word(s, 1));
             return bits;
@@ -92,19 +92,19 @@ function isInputFormed(Header memory h, uint256 kind, uint256 bound, IStepVerifi
     }
 }
 
-/// Whether byte `at`, which must exist, is part of a well-formed character. Bytes are valid UTF-8 exactly if this holds for each.
-function isUtf8At(bytes calldata text, uint256 at) pure returns (bool) {
+/// Whether byte `place`, which must exist, is part of a well-formed character. Bytes are valid UTF-8 exactly if this holds for each.
+function isUtf8At(bytes calldata text, uint256 place) pure returns (bool) {
     unchecked {
-        uint256 first = at;
+        uint256 first = place;
         while (uint8(text[first]) & 0xc0 == 0x80) {
-            if (first == 0 || at - first == 3) return false;
+            if (first == 0 || place - first == 3) return false;
             --first;
         }
         uint256 lead = uint8(text[first]);
-        if (lead < 0x80) return first == at;
+        if (lead < 0x80) return first == place;
         if (lead < 0xc2 || lead > 0xf4) return false;
         uint256 size = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-        if (at - first >= size || first + size > text.length) return false;
+        if (place - first >= size || first + size > text.length) return false;
         for (uint256 i = 1; i < size; ++i) {
             if (uint8(text[first + i]) & 0xc0 != 0x80) return false;
         }

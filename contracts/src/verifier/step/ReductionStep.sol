@@ -8,32 +8,24 @@ import {StepProof} from "../StepProof.sol";
 import {TYPE_F32, TYPE_U32, ceilDiv} from "./Descriptor.sol";
 import "./StepFamily.sol";
 
-/// @title Steps of RowSum, RowSumSquares, RowMax, BlockAbsMax and Argmax
-/// @notice A partial is one chunk of 1024 elements. Reads: the chunk; of BlockAbsMax the block; of Argmax the claimed element and the one that `hint` says
+/// @title Steps of RowSum, RowSumSquares, RowMax and Argmax
+/// @notice A partial is one chunk of 1024 elements. Reads: the chunk; of Argmax the claimed element and the one that `hint` says
 /// ranks before it. No other reading of an argmax is needed: one that is right has nothing before it.
 contract ReductionStep is StepFamily {
-    uint256 private constant BLOCK_ABS_MAX = 0x23;
     uint256 private constant SUM = 0x30;
     uint256 private constant SUM_SQUARES = 0x31;
     uint256 private constant MAXIMUM = 0x32;
     uint256 private constant ARGMAX = 0x33;
 
-    function _check(Step memory s, IStepVerifier.Run calldata, StepProof calldata) internal pure override {
+    function _check(Step memory s) internal pure override {
         unchecked {
             uint256 operation = s.header.operation;
-            bool attribute = operation == BLOCK_ABS_MAX || operation == SUM || operation == MAXIMUM;
+            bool attribute = operation == SUM || operation == MAXIMUM;
             _form(s, 1, attribute ? 1 : 0, operation == ARGMAX ? TYPE_U32 : TYPE_F32);
             Tensor memory x = s.x[0];
-            _demand(s, x.dtype == TYPE_F32);
-            if (operation == BLOCK_ABS_MAX) {
-                uint256 size = _number(s, 0);
-                _demand(s, size == 32 || size == 128);
-                _shape(s, x.rows, ceilDiv(x.cols, size));
-            } else {
-                _demand(s, operation >= SUM && operation <= ARGMAX && x.cols <= MAX_PARTIALS * CHUNK);
-                if (attribute) _number(s, 0);
-                _shape(s, x.rows, 1);
-            }
+            _demand(s, operation >= SUM && operation <= ARGMAX && x.dtype == TYPE_F32 && x.cols <= MAX_PARTIALS * CHUNK);
+            if (attribute) _number(s, 0);
+            _shape(s, x.rows, 1);
         }
     }
 
@@ -48,21 +40,15 @@ contract ReductionStep is StepFamily {
     }
 
     function _parts(Step memory s) internal pure override returns (uint256) {
-        uint256 operation = s.header.operation;
-        return operation == ARGMAX || operation == BLOCK_ABS_MAX ? 1 : ceilDiv(_extent(s), CHUNK);
+        return s.header.operation == ARGMAX ? 1 : ceilDiv(_extent(s), CHUNK);
     }
 
-    function _partial(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p, uint256 part)
-        internal
-        pure
-        override
-        returns (F32)
-    {
+    function _partial(Step memory s, uint256 part) internal pure override returns (F32) {
         unchecked {
             Tensor memory x = s.x[0];
             uint256 first = part * CHUNK;
             uint256 count = _least(CHUNK, _extent(s) - first);
-            bytes calldata data = _read(s, run, p, 0, x, s.row, first, count);
+            bytes calldata data = _read(s, 0, x, s.row, first, count);
             uint256 operation = s.header.operation;
             if (x.storage_ != STORED_F32) return _chunk(operation, x, data, count);
             data = data[:4 * count];
@@ -93,37 +79,19 @@ contract ReductionStep is StepFamily {
         return s.header.operation == MAXIMUM ? sum.maximum(partial_) : sum + partial_;
     }
 
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure override returns (uint256) {
-        uint256 operation = s.header.operation;
-        if (operation == ARGMAX) return _argmax(s, run, p);
-        if (operation == BLOCK_ABS_MAX) return _blockAbsMax(s, run, p);
-        return F32.unwrap(_join(s, _none(s), _partial(s, run, p, 0)));
-    }
-
-    /// Q2: the largest magnitude, from +0.
-    function _blockAbsMax(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
-        unchecked {
-            Tensor memory x = s.x[0];
-            uint256 size = _word(s, 0);
-            uint256 first = s.col * size;
-            uint256 count = _least(size, x.cols - first);
-            bytes calldata data = _read(s, run, p, 0, x, s.row, first, count);
-            F32 most;
-            for (uint256 k = 0; k < count; ++k) {
-                most = most.maximum(F32.wrap(_bits(x, data, first % LEAF + k)).abs());
-            }
-            return F32.unwrap(most);
-        }
+    function _element(Step memory s) internal pure override returns (uint256) {
+        if (s.header.operation == ARGMAX) return _argmax(s);
+        return F32.unwrap(_join(s, _none(s), _partial(s, 0)));
     }
 
     /// R4: the claimed index, unless it is none or the hinted one comes before it.
-    function _argmax(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
+    function _argmax(Step memory s) private pure returns (uint256) {
         Tensor memory x = s.x[0];
-        (uint256 claimed, uint256 hint) = (s.claimed, p.hint);
+        (uint256 claimed, uint256 hint) = (s.claimed, _proof(s).hint);
         if (claimed >= x.cols) _undefined(s);
         if (hint >= x.cols) revert IStepVerifier.InvalidOpening("hint");
-        int256 ours = rank(F32.wrap(_one(s, run, p, 0, x, s.row, claimed)));
-        int256 other = rank(F32.wrap(_one(s, run, p, 1, x, s.row, hint)));
+        int256 ours = rank(F32.wrap(_one(s, 0, x, s.row, claimed)));
+        int256 other = rank(F32.wrap(_one(s, 1, x, s.row, hint)));
         return other > ours || (other == ours && hint < claimed) ? hint : claimed;
     }
 }

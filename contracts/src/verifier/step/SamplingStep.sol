@@ -19,7 +19,7 @@ contract SamplingStep is StepFamily {
     /// P-37
     uint256 private constant MAX_STOP = 64;
 
-    function _check(Step memory s, IStepVerifier.Run calldata run, StepProof calldata) internal pure override {
+    function _check(Step memory s) internal pure override {
         unchecked {
             uint256 operation = s.header.operation;
             if (operation == PERTURB) {
@@ -28,7 +28,7 @@ contract SamplingStep is StepFamily {
                 _demand(s, x.dtype == TYPE_F32 && m.dtype == TYPE_F32 && m.rows == x.rows && m.cols == 1);
                 _shape(s, x.rows, x.cols);
             } else if (operation == CHECK_GENERATED) {
-                _checkGenerated(s, run);
+                _checkGenerated(s);
             } else {
                 _demand(s, operation == CHECK_LENGTH);
                 _form(s, 1, 0, TYPE_U32);
@@ -38,59 +38,59 @@ contract SamplingStep is StepFamily {
         }
     }
 
-    function _checkGenerated(Step memory s, IStepVerifier.Run calldata run) private pure {
+    function _checkGenerated(Step memory s) private pure {
         unchecked {
             uint256 count = s.header.attributes;
             _form(s, 2, count, TYPE_U32);
             (Tensor memory tokens, Tensor memory samples) = (s.x[0], s.x[1]);
             _demand(s, tokens.index == 0 && _isIndex(tokens) && _isIndex(samples));
-            _demand(s, tokens.dtype == TYPE_U32 && samples.dtype == TYPE_U32 && tokens.rows == run.claim.sequence);
-            _demand(s, run.claim.sequence >= run.claim.prompt && count <= MAX_STOP);
+            _demand(s, tokens.dtype == TYPE_U32 && samples.dtype == TYPE_U32 && tokens.rows == _run(s).claim.sequence);
+            _demand(s, _run(s).claim.sequence >= _run(s).claim.prompt && count <= MAX_STOP);
             for (uint256 i = 0; i < count; ++i) {
                 _demand(s, (i == 0 || _word(s, i - 1) < _word(s, i)) && _word(s, i) >> 32 == 0);
             }
-            uint256 generated = run.claim.sequence - run.claim.prompt;
+            uint256 generated = _run(s).claim.sequence - _run(s).claim.prompt;
             _demand(s, samples.rows == generated);
             _shape(s, generated, 1);
         }
     }
 
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure override returns (uint256) {
+    function _element(Step memory s) internal pure override returns (uint256) {
         uint256 operation = s.header.operation;
-        if (operation == PERTURB) return _perturb(s, run, p);
+        if (operation == PERTURB) return _perturb(s);
         // P-37: a check that does not hold has no right element, and one that does is 1.
-        _demand(s, operation == CHECK_GENERATED ? _isGenerated(s, run, p) : _isLength(s, run, p));
+        _demand(s, operation == CHECK_GENERATED ? _isGenerated(s) : _isLength(s));
         return 1;
     }
 
-    function _isGenerated(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (bool) {
+    function _isGenerated(Step memory s) private pure returns (bool) {
         unchecked {
-            uint256 token = _one(s, run, p, 0, s.x[0], run.claim.prompt + s.row, 0);
-            uint256 sample = _one(s, run, p, 1, s.x[1], s.row, 0);
+            uint256 token = _one(s, 0, s.x[0], _run(s).claim.prompt + s.row, 0);
+            uint256 sample = _one(s, 1, s.x[1], s.row, 0);
             bool stops = false;
             for (uint256 i = 0; i < s.header.attributes; ++i) {
                 stops = stops || _word(s, i) == token;
             }
             bool last = s.row + 1 == s.header.rows;
-            uint256 limit = _least(run.params.maxTokens, run.model.limits.maxTokens);
+            uint256 limit = _least(_run(s).params.maxTokens, _run(s).model.limits.maxTokens);
             return token == sample && (last ? stops || s.header.rows == limit : !stops);
         }
     }
 
-    function _isLength(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (bool) {
+    function _isLength(Step memory s) private pure returns (bool) {
         unchecked {
-            return _one(s, run, p, 0, s.x[0], s.x[0].rows - 1, 0) == run.claim.outputBytes;
+            return _one(s, 0, s.x[0], s.x[0].rows - 1, 0) == _run(s).claim.outputBytes;
         }
     }
 
     /// P-36, S5
-    function _perturb(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) private pure returns (uint256) {
-        F32 logit = F32.wrap(_one(s, run, p, 0, s.x[0], s.row, s.col));
-        F32 temperature = F32.wrap(run.params.temperature);
+    function _perturb(Step memory s) private pure returns (uint256) {
+        F32 logit = F32.wrap(_one(s, 0, s.x[0], s.row, s.col));
+        F32 temperature = F32.wrap(_run(s).params.temperature);
         if (!(temperature > ZERO)) return F32.unwrap(logit);
-        F32 most = F32.wrap(_one(s, run, p, 1, s.x[1], s.row, 0));
-        if (logit < most + temperature * log(F32.wrap(run.params.minP))) return SIGN | INFINITY_BITS;
-        return F32.unwrap(logit / temperature + _gumbel(uint256(run.seed), s.row, s.col));
+        F32 most = F32.wrap(_one(s, 1, s.x[1], s.row, 0));
+        if (logit < most + temperature * log(F32.wrap(_run(s).params.minP))) return SIGN | INFINITY_BITS;
+        return F32.unwrap(logit / temperature + _gumbel(uint256(_run(s).seed), s.row, s.col));
     }
 
     /// S3, S4

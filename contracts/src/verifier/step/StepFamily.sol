@@ -22,9 +22,11 @@ struct Tensor {
 /// The step under judgement.
 struct Step {
     uint256 undefined; // what the call returns if the step turns out to be undefined. First, see `_undefined`
+    uint256 run; // where in calldata it begins
+    uint256 proof; // likewise
     uint256 node;
     Header header;
-    uint256 attributes; // where in calldata they begin
+    uint256 attributes; // likewise
     uint256 row;
     uint256 col;
     uint256 claimed; // the bits of the element
@@ -55,7 +57,7 @@ uint256 constant MAX_PARTIALS = 1024;
 ///
 /// Two things can be wrong and must not be confused. What the model or the operator has committed to may be malformed: then the step is undefined, and the call
 /// returns at once, by `_undefined`, that the element is wrong (P-61). What the challenger brings may open something else than is asked for: then the
-/// call reverts. INVARIANT: nothing that was not first hashed up to a root leads to `_undefined`.
+/// call reverts. INVARIANT: nothing leads to `_undefined` that was not first hashed up to a root, but for the leaf and the partials, which the caller has hashed.
 /// @dev Called by `OneStepVerifier` with its own calldata.
 abstract contract StepFamily {
     // ---------------------------------------------------------------- the questions
@@ -66,11 +68,10 @@ abstract contract StepFamily {
         view
         returns (uint32)
     {
-        (Step memory s, StepProof calldata p) = _begin(run, element, proof);
-        s.undefined = 0;
+        Step memory s = _begin(run, element, proof, 0);
         if (element.index >= _place(s, element)) revert IStepVerifier.InvalidOpening("index");
-        _operands(s, run, p);
-        _check(s, run, p);
+        _operands(s);
+        _check(s);
         uint256 parts = _parts(s);
         // forge-lint: disable-next-line(unsafe-typecast) at most MAX_PARTIALS
         return parts > 1 ? uint32(parts) : 0;
@@ -83,12 +84,12 @@ abstract contract StepFamily {
         bytes calldata leaf,
         bytes calldata proof
     ) external view returns (bool) {
-        (Step memory s, StepProof calldata p) = _begin(run, element, proof);
+        Step memory s = _begin(run, element, proof, 1);
         _claim(s, element, leaf);
-        _operands(s, run, p);
-        _check(s, run, p);
+        _operands(s);
+        _check(s);
         if (_parts(s) > 1) revert IStepVerifier.InvalidOpening("partials");
-        return _element(s, run, p) != s.claimed;
+        return _element(s) != s.claimed;
     }
 
     /// As `IStepVerifier.isPartialWrong`.
@@ -99,13 +100,13 @@ abstract contract StepFamily {
         uint32 part,
         bytes calldata proof
     ) external view returns (bool) {
-        (Step memory s, StepProof calldata p) = _begin(run, element, proof);
+        Step memory s = _begin(run, element, proof, 1);
         if (element.index >= _place(s, element)) revert IStepVerifier.InvalidOpening("index");
-        _operands(s, run, p);
-        _check(s, run, p);
+        _operands(s);
+        _check(s);
         uint256 parts = _countPartials(s, partials);
         if (part >= parts) revert IStepVerifier.InvalidOpening("part");
-        return F32.unwrap(_partial(s, run, p, part)) != F32.unwrap(elementF32(partials, part));
+        return F32.unwrap(_partial(s, part)) != F32.unwrap(elementF32(partials, part));
     }
 
     /// As `IStepVerifier.isSumWrong`.
@@ -116,10 +117,10 @@ abstract contract StepFamily {
         bytes calldata partials,
         bytes calldata proof
     ) external view returns (bool) {
-        (Step memory s, StepProof calldata p) = _begin(run, element, proof);
+        Step memory s = _begin(run, element, proof, 1);
         _claim(s, element, leaf);
-        _operands(s, run, p);
-        _check(s, run, p);
+        _operands(s);
+        _check(s);
         uint256 parts = _countPartials(s, partials);
         F32 sum = _none(s);
         unchecked {
@@ -127,16 +128,16 @@ abstract contract StepFamily {
                 sum = _join(s, sum, elementF32(partials, i));
             }
         }
-        return F32.unwrap(_finish(s, run, p, sum, 0)) != s.claimed;
+        return F32.unwrap(_finish(s, sum, 0)) != s.claimed;
     }
 
     // ---------------------------------------------------------------- what a family says
 
     /// Whether operands, attributes and shape are as the operation demands (P-20, P-21); the step is undefined if not.
-    function _check(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal view virtual;
+    function _check(Step memory s) internal view virtual;
 
     /// The right bits of the element. Only asked if it has no partials.
-    function _element(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal view virtual returns (uint256);
+    function _element(Step memory s) internal view virtual returns (uint256);
 
     /// How many blocks or chunks the element is made of; 0 if of none.
     function _parts(Step memory) internal view virtual returns (uint256) {
@@ -144,7 +145,7 @@ abstract contract StepFamily {
     }
 
     /// One of them.
-    function _partial(Step memory, IStepVerifier.Run calldata, StepProof calldata, uint256) internal view virtual returns (F32) {
+    function _partial(Step memory, uint256) internal view virtual returns (F32) {
         return F32.wrap(0);
     }
 
@@ -159,36 +160,55 @@ abstract contract StepFamily {
     }
 
     /// The element, once its partials are joined. What it reads besides begins at `slot` of the reads.
-    function _finish(Step memory, IStepVerifier.Run calldata, StepProof calldata, F32 sum, uint256) internal view virtual returns (F32) {
+    function _finish(Step memory, F32 sum, uint256) internal view virtual returns (F32) {
         return sum;
     }
 
     // ---------------------------------------------------------------- the disputed node
 
-    /// Opens the disputed node. A step is wrong if undefined, unless said otherwise.
-    function _begin(IStepVerifier.Run calldata run, IStepVerifier.Element calldata element, bytes calldata proof)
+    /// Opens the disputed node.
+    /// @param undefined What the call returns if the step is undefined.
+    function _begin(IStepVerifier.Run calldata run, IStepVerifier.Element calldata element, bytes calldata proof, uint256 undefined)
         internal
         pure
-        returns (Step memory s, StepProof calldata p)
+        returns (Step memory s)
     {
+        (uint256 runPlace, uint256 proofPlace) = (0, 0);
         assembly ("memory-safe") {
-            p := add(proof.offset, calldataload(proof.offset))
+            runPlace := run
+            proofPlace := add(proof.offset, calldataload(proof.offset))
         }
-        s.undefined = 1;
-        s.node = element.node;
+        (s.undefined, s.run, s.proof, s.node) = (undefined, runPlace, proofPlace, element.node);
         if (s.node >= run.claim.nodes) _undefined(s);
-        bytes calldata descriptor = p.node.descriptor;
-        openNode(run, s.node, descriptor, p.node.path);
+        IStepVerifier.NodeOpening calldata o = _proof(s).node;
+        bytes calldata descriptor = o.descriptor;
+        openNode(run, s.node, descriptor, o.path);
         bool formed;
         (formed, s.header) = header(descriptor, run.claim);
         if (!formed) _undefined(s);
         unchecked {
             uint256 skip = 32 * (3 + s.header.operands);
-            uint256 at;
+            uint256 place;
             assembly ("memory-safe") {
-                at := add(descriptor.offset, skip)
+                place := add(descriptor.offset, skip)
             }
-            s.attributes = at;
+            s.attributes = place;
+        }
+    }
+
+    /// All that determines what is right.
+    function _run(Step memory s) internal pure returns (IStepVerifier.Run calldata run) {
+        uint256 place = s.run;
+        assembly ("memory-safe") {
+            run := place
+        }
+    }
+
+    /// What the challenger brings.
+    function _proof(Step memory s) internal pure returns (StepProof calldata p) {
+        uint256 place = s.proof;
+        assembly ("memory-safe") {
+            p := place
         }
     }
 
@@ -235,9 +255,9 @@ abstract contract StepFamily {
 
     /// Word `i` of the attributes.
     function _word(Step memory s, uint256 i) internal pure returns (uint256 word) {
-        uint256 at = s.attributes;
+        uint256 place = s.attributes;
         assembly ("memory-safe") {
-            word := calldataload(add(at, shl(5, i)))
+            word := calldataload(add(place, shl(5, i)))
         }
     }
 
@@ -256,37 +276,37 @@ abstract contract StepFamily {
     // ---------------------------------------------------------------- operands
 
     /// What the operands are.
-    function _operands(Step memory s, IStepVerifier.Run calldata run, StepProof calldata p) internal pure {
+    function _operands(Step memory s) internal pure {
         uint256 count = s.header.operands;
-        if (p.operands.length != count) revert IStepVerifier.InvalidOpening("operands");
+        if (_proof(s).operands.length != count) revert IStepVerifier.InvalidOpening("operands");
         s.x = new Tensor[](count);
         unchecked {
             for (uint256 i = 0; i < count; ++i) {
-                _operand(s, s.x[i], run, p, i);
+                _operand(s, s.x[i], i);
             }
         }
     }
 
-    function _operand(Step memory s, Tensor memory x, IStepVerifier.Run calldata run, StepProof calldata p, uint256 i) private pure {
+    function _operand(Step memory s, Tensor memory x, uint256 i) private pure {
         unchecked {
-            uint256 at = s.attributes - 32 * (s.header.operands - i);
+            uint256 place = s.attributes - 32 * (s.header.operands - i);
             uint256 word;
             assembly ("memory-safe") {
-                word := calldataload(at)
+                word := calldataload(place)
             }
             x.kind = word >> 32;
             x.index = word & 0xffffffff;
         }
-        OperandOpening calldata o = p.operands[i];
+        OperandOpening calldata o = _proof(s).operands[i];
         if (x.kind == KIND_NODE) {
             // INVARIANT: operands come before the node (P-2), so they are agreed when it is not.
             if (x.index >= s.node) _undefined(s);
-            openNode(run, x.index, o.descriptor, o.path);
-            (bool formed, Header memory h) = header(o.descriptor, run.claim);
+            openNode(_run(s), x.index, o.descriptor, o.path);
+            (bool formed, Header memory h) = header(o.descriptor, _run(s).claim);
             if (!formed) _undefined(s);
             (x.rows, x.cols, x.dtype, x.storage_) = (h.rows, h.cols, h.dtype, _storedAs(h.dtype));
         } else if (x.kind == KIND_WEIGHT) {
-            _openTensor(s, x, run, o);
+            _openTensor(s, x, o);
         } else if (x.kind == KIND_CONSTANT) {
             (x.rows, x.cols, x.dtype, x.storage_) = (1, 1, TYPE_F32, STORED_CONSTANT);
             if (!_isCanonical(x.index)) _undefined(s);
@@ -296,9 +316,9 @@ abstract contract StepFamily {
     }
 
     /// P-49: what a weight is.
-    function _openTensor(Step memory s, Tensor memory x, IStepVerifier.Run calldata run, OperandOpening calldata o) private pure {
-        if (_isBeyond(run.model.weightsRoot, x.index, o.count, o.path)) _undefined(s);
-        if (!_leadsTo(run.model.weightsRoot, Merkle.leaf(Merkle.TENSOR, o.descriptor), x.index, o.count, o.path)) {
+    function _openTensor(Step memory s, Tensor memory x, OperandOpening calldata o) private pure {
+        if (_isBeyond(_run(s).model.weightsRoot, x.index, o.count, o.path)) _undefined(s);
+        if (!_leadsTo(_run(s).model.weightsRoot, Merkle.leaf(Merkle.TENSOR, o.descriptor), x.index, o.count, o.path)) {
             revert IStepVerifier.InvalidOpening("tensor");
         }
         bytes calldata words = o.descriptor;
@@ -317,18 +337,14 @@ abstract contract StepFamily {
     // ---------------------------------------------------------------- reading
 
     /// The leaves that hold columns `first .. first + count - 1` of a row, which must exist, one after the other.
-    function _read(
-        Step memory s,
-        IStepVerifier.Run calldata run,
-        StepProof calldata p,
-        uint256 slot,
-        Tensor memory x,
-        uint256 row,
-        uint256 first,
-        uint256 count
-    ) internal pure returns (bytes calldata data) {
-        if (slot >= p.reads.length) revert IStepVerifier.InvalidOpening("reads");
-        LeafOpening calldata o = p.reads[slot];
+    function _read(Step memory s, uint256 slot, Tensor memory x, uint256 row, uint256 first, uint256 count)
+        internal
+        pure
+        returns (bytes calldata data)
+    {
+        LeafOpening[] calldata reads = _proof(s).reads;
+        if (slot >= reads.length) revert IStepVerifier.InvalidOpening("reads");
+        LeafOpening calldata o = reads[slot];
         data = o.data;
         if (x.kind == KIND_CONSTANT) return data;
         unchecked {
@@ -354,8 +370,8 @@ abstract contract StepFamily {
                 (hash, used) = Merkle.foldRange(leaves, row * inRow + first, levels, o.path);
             }
             if (x.kind == KIND_NODE) {
-                if (o.path.length != used + Merkle.height(run.claim.nodes) || !sized) revert IStepVerifier.InvalidOpening("leaf");
-                if (Merkle.fold(hash, x.index, o.path[used:]) != run.claim.root) revert IStepVerifier.InvalidOpening("leaf");
+                if (o.path.length != used + Merkle.height(_run(s).claim.nodes) || !sized) revert IStepVerifier.InvalidOpening("leaf");
+                if (Merkle.fold(hash, x.index, o.path[used:]) != _run(s).claim.root) revert IStepVerifier.InvalidOpening("leaf");
             } else {
                 if (o.path.length != used || hash != x.root) revert IStepVerifier.InvalidOpening("weight");
                 // A tensor whose leaves are not those of its shape is nobody's model.
@@ -365,16 +381,8 @@ abstract contract StepFamily {
     }
 
     /// The bits of one element of an operand, which must exist.
-    function _one(
-        Step memory s,
-        IStepVerifier.Run calldata run,
-        StepProof calldata p,
-        uint256 slot,
-        Tensor memory x,
-        uint256 row,
-        uint256 col
-    ) internal pure returns (uint256) {
-        return _bits(x, _read(s, run, p, slot, x, row, col, 1), col % LEAF);
+    function _one(Step memory s, uint256 slot, Tensor memory x, uint256 row, uint256 col) internal pure returns (uint256) {
+        return _bits(x, _read(s, slot, x, row, col, 1), col % LEAF);
     }
 
     /// Element `k` of leaves, which must exist: the bits of its f32 value (widened, or `q * scale`), or of the integer, without its sign.
@@ -387,12 +395,12 @@ abstract contract StepFamily {
             if (stored == STORED_U32) return F32.unwrap(elementF32(data, k));
             if (stored == STORED_CONSTANT) return x.index;
             if (stored == STORED_Q8_0) {
-                uint256 at = 34 * (k / 32);
-                return F32.unwrap(_signed(uint8(data[at + 2 + k % 32])) * fromF16(element16(data, at / 2)));
+                uint256 place = 34 * (k / 32);
+                return F32.unwrap(_signed(uint8(data[place + 2 + k % 32])) * fromF16(element16(data, place / 2)));
             }
             if (stored == STORED_Q8_128) {
-                uint256 at = 132 * (k / 128);
-                return F32.unwrap(_signed(uint8(data[at + 4 + k % 128])) * elementF32(data, at / 4));
+                uint256 place = 132 * (k / 128);
+                return F32.unwrap(_signed(uint8(data[place + 4 + k % 128])) * elementF32(data, place / 4));
             }
             return uint8(data[k]);
         }
@@ -439,6 +447,7 @@ abstract contract StepFamily {
 
     /// P-3: not a NaN, or the one NaN.
     function _isCanonical(uint256 bits) internal pure returns (bool) {
+        // forge-lint: disable-next-line(unsafe-typecast) bits of 32 bits
         return !fromBits(uint32(bits)).isNaN() || bits == NAN_BITS;
     }
 
@@ -478,6 +487,7 @@ abstract contract StepFamily {
 function openNode(IStepVerifier.Run calldata run, uint256 index, bytes calldata descriptor, bytes32[] calldata path) pure {
     uint256 nodes = run.claim.nodes;
     bytes32 leaf = Merkle.leaf(Merkle.NODE, descriptor);
-    bool opens = index < nodes && path.length == Merkle.height(nodes) && Merkle.counted(nodes, Merkle.fold(leaf, index, path)) == run.model.graphRoot;
+    bool opens = index < nodes && path.length == Merkle.height(nodes)
+        && Merkle.counted(nodes, Merkle.fold(leaf, index, path)) == run.model.graphRoot;
     if (!opens) revert IStepVerifier.InvalidOpening("node");
 }

@@ -120,7 +120,7 @@ pub fn cost(
 fn windows(imported: &Imported) -> Option<Vec<Vec<u32>>> {
     let model = &imported.model;
     model.program.generation()?;
-    let tokens = text::encode(&model.vocabulary, text::TEXT)?;
+    let tokens = text::encode(&model.vocabulary, &text::text())?;
     let length = WINDOW.min(1 + model.limits.max_tokens) as usize;
     Some(tokens.chunks_exact(length).take(WINDOWS).map(<[u32]>::to_vec).collect())
 }

@@ -1,13 +1,11 @@
 //! Importing for people: progress while it runs, and a report of what came out.
 
 use super::{
-    Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, quantise,
+    Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, hashing,
+    quantise,
 };
-use candor_sdk::arithmetic::ARITHMETIC_VERSION;
 use candor_sdk::ids::ModelId;
-use candor_sdk::program::{
-    Limits, Model, ModelDescriptor, Op, Operand, Symbols, TensorDescriptor, WeightType, WeightsTree,
-};
+use candor_sdk::program::{Limits, Model, ModelDescriptor, Op, Operand, Symbols, WeightType};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -198,7 +196,7 @@ impl Report {
     /// The same; `progress` hears the bytes hashed and to be hashed.
     pub fn with_progress(imported: &Imported, progress: &mut dyn FnMut(u64, u64)) -> Self {
         let model = &imported.model;
-        let descriptor = describe(model, progress);
+        let descriptor = hashing::descriptor_reporting(model, progress);
         let mut weights: BTreeMap<&'static str, Stored> = BTreeMap::new();
         for tensor in model.weights.tensors() {
             let stored = weights.entry(type_name(tensor.dtype())).or_default();
@@ -219,26 +217,6 @@ impl Report {
             check: None,
             cost: None,
         }
-    }
-}
-
-/// What the id is made of, tensor by tensor.
-fn describe(model: &Model, progress: &mut dyn FnMut(u64, u64)) -> ModelDescriptor {
-    let total = model.weights.byte_len();
-    let mut done = 0;
-    progress(done, total);
-    let mut tensors = Vec::with_capacity(model.weights.tensors().len());
-    for tensor in model.weights.tensors() {
-        tensors.push(TensorDescriptor::new(tensor));
-        done += tensor.bytes().len() as u64;
-        progress(done, total);
-    }
-    ModelDescriptor {
-        arithmetic_version: ARITHMETIC_VERSION,
-        graph_root: model.program.graph_root(),
-        weights_root: WeightsTree::from_descriptors(tensors).root(),
-        vocab_root: model.vocab_root(),
-        limits: model.limits,
     }
 }
 

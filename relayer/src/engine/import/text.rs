@@ -2,13 +2,19 @@
 //!
 //! A model's vocabulary holds the bytes of each token, and that is enough to encode with: byte-pair vocabularies number
 //! their tokens in the order in which the pairs were merged, so the pair to merge next is the one whose token has the lowest
-//! id. Words are cut off the text first, much as the tokenisers of these families cut it. Where they cut otherwise (runs of
-//! line ends, marks and spaces) a few tokens differ from theirs; every version of a model is measured on the same ones.
+//! id. Words are cut off the text first, as the tokenisers of these families cut plain prose. The tokens are those of
+//! SmolLM2's own tokeniser, and 22 of 3192 are not those of Qwen2.5's, which joins some marks to the word that follows; every
+//! version of a model is measured on the same ones.
 
 use std::collections::HashMap;
 
 /// The first chapter of a novel in the public domain; where it comes from is in `relayer/models/text/README.md`.
-pub(super) const TEXT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/text/tom_sawyer.txt"));
+const CHAPTER: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/models/text/tom_sawyer.txt"));
+
+/// The chapter as one paragraph: tokenisers agree about words, not about line ends.
+pub(super) fn text() -> String {
+    CHAPTER.split_whitespace().collect::<Vec<&str>>().join(" ")
+}
 
 /// The tokens of a text, or `None` if it has a byte that is no token.
 pub(super) fn encode(vocabulary: &[Vec<u8>], text: &str) -> Option<Vec<u32>> {
@@ -48,7 +54,6 @@ fn merge(ids: &HashMap<&[u8], u32>, word: &[u8], tokens: &mut Vec<u32>) -> Optio
 enum Class {
     Letter,
     Digit,
-    LineEnd,
     Space,
     Mark,
 }
@@ -56,7 +61,6 @@ enum Class {
 impl Class {
     fn of(c: char) -> Self {
         match c {
-            '\n' | '\r' => Self::LineEnd,
             c if c.is_alphabetic() => Self::Letter,
             c if c.is_numeric() => Self::Digit,
             c if c.is_whitespace() => Self::Space,
@@ -65,28 +69,20 @@ impl Class {
     }
 }
 
-/// A text in words: letters or marks with the space before them, endings after an apostrophe, single digits, line ends.
+/// A text in words: letters or marks with the space before them, endings after an apostrophe, single digits.
 fn words(text: &str) -> Vec<&str> {
-    const ENDINGS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
+    const ENDINGS: [&str; 7] = ["'re", "'ve", "'ll", "'s", "'t", "'m", "'d"];
     let mut words = Vec::new();
     let mut rest = text;
-    let class = |at: usize, rest: &str| rest[at..].chars().next().map(Class::of);
-    let run = |rest: &str, of: Class| rest.find(|c| Class::of(c) != of).unwrap_or(rest.len());
-    while let Some(first) = class(0, rest) {
-        let space = usize::from(rest.starts_with(' '));
-        let ending = ENDINGS.iter().filter(|ending| rest.starts_with(**ending)).map(|ending| ending.len()).max();
-        let length = match (ending, first, class(space, rest)) {
-            (Some(length), ..) => length,
-            (_, _, Some(of @ (Class::Letter | Class::Mark))) => space + run(&rest[space..], of),
-            (_, Class::Digit, _) => rest.chars().next().map_or(1, char::len_utf8),
-            // Of several spaces the last goes with the word that follows.
-            (_, Class::Space, _) => {
-                let length = run(rest, Class::Space);
-                let last = rest[..length].chars().next_back().map_or(0, char::len_utf8);
-                let joins = matches!(class(length, rest), Some(Class::Letter | Class::Mark)) && length > last;
-                if joins { length - last } else { length }
+    while let Some(first) = rest.chars().next() {
+        let space = usize::from(first == ' ');
+        let ending = ENDINGS.iter().find(|ending| rest.starts_with(**ending));
+        let length = match (ending, rest[space..].chars().next().map(Class::of)) {
+            (Some(ending), _) => ending.len(),
+            (_, Some(class @ (Class::Letter | Class::Mark))) => {
+                rest[space..].find(|c| Class::of(c) != class).map_or(rest.len(), |end| space + end)
             }
-            (_, of, _) => run(rest, of),
+            _ => first.len_utf8(),
         };
         let (word, after) = rest.split_at(length);
         words.push(word);
@@ -101,15 +97,31 @@ mod tests {
 
     #[test]
     fn words_are_cut_as_tokenisers_cut_them() {
-        let cut = words("He said:  \"don't--I'll go\"\n\nat 10 \n");
+        let cut = words("He said: \"don't--I'll go\" at 10 \u{e9}t\u{e9}.");
         assert_eq!(
             cut,
             [
-                "He", " said", ":", " ", " \"", "don", "'t", "--", "I", "'ll", " go", "\"", "\n\n", "at", " ", "1",
-                "0", " ", "\n"
+                "He",
+                " said",
+                ":",
+                " \"",
+                "don",
+                "'t",
+                "--",
+                "I",
+                "'ll",
+                " go",
+                "\"",
+                " at",
+                " ",
+                "1",
+                "0",
+                " \u{e9}t\u{e9}",
+                "."
             ]
         );
-        assert_eq!(words(TEXT).concat(), TEXT);
+        assert_eq!(words(&text()).concat(), text());
+        assert_eq!(words(" ").concat(), " ");
     }
 
     #[test]

@@ -21,8 +21,10 @@ pub const PANEL: usize = 48;
 /// Most rows of one task: its accumulators (24 KiB) and one block of a panel (24 KiB) stay close to the core.
 const TASK_ROWS: usize = 128;
 
-/// Nanoseconds worth a task of their own; less, and waking another thread costs more than it saves.
+/// Nanoseconds worth a task of their own; less, and waking another thread costs more than it saves. A thread of the pool has
+/// company that is awake.
 const TASK_NANOSECONDS: usize = 15_000;
+const POOLED_TASK_NANOSECONDS: usize = 4_000;
 
 /// Number of elements of a packed matrix of `n` rows (outputs) and `k` columns.
 pub fn packed_len(n: usize, k: usize) -> usize {
@@ -33,13 +35,19 @@ pub fn packed_len(n: usize, k: usize) -> usize {
 /// never stored.
 pub fn pack<W: Copy + Default + Send + Sync>(rows: &[W], n: usize, k: usize) -> Vec<W> {
     assert_eq!(rows.len(), n * k, "a matrix of {n} x {k}");
+    pack_rows(n, k, |row| rows[row * k..][..k].iter().copied())
+}
+
+/// The same of rows that are made as they are needed: the `k` elements of row `i < n`.
+pub fn pack_rows<W: Copy + Default + Send, R: Iterator<Item = W>>(
+    n: usize,
+    k: usize,
+    row: impl Fn(usize) -> R + Sync,
+) -> Vec<W> {
     let mut packed = vec![W::default(); packed_len(n, k)];
-    if k == 0 {
-        return packed;
-    }
-    packed.par_chunks_mut(PANEL * k).zip(rows.par_chunks(PANEL * k)).for_each(|(panel, rows)| {
-        for (column, row) in rows.chunks(k).enumerate() {
-            for (group, &w) in panel.chunks_mut(PANEL).zip(row) {
+    packed.par_chunks_mut((PANEL * k).max(1)).enumerate().for_each(|(panel, to)| {
+        for column in 0..PANEL.min(n - panel * PANEL) {
+            for (group, w) in to.chunks_exact_mut(PANEL).zip(row(panel * PANEL + column)) {
                 group[column] = w;
             }
         }
@@ -180,7 +188,8 @@ pub fn linear<W: Weight>(
 
 /// Runs tasks of about so many nanoseconds each, on several threads if that pays.
 pub(super) fn for_each_task(tasks: usize, nanoseconds: usize, task: impl Fn(usize) + Sync + Send) {
-    let group = TASK_NANOSECONDS.div_ceil(nanoseconds.max(1)).max(1);
+    let worth = if rayon::current_thread_index().is_some() { POOLED_TASK_NANOSECONDS } else { TASK_NANOSECONDS };
+    let group = worth.div_ceil(nanoseconds.max(1)).max(1);
     if tasks <= group || rayon::current_num_threads() == 1 {
         (0..tasks).for_each(task);
     } else {

@@ -1,11 +1,8 @@
 //! Operations that move elements: views, column and row lookup.
 
 use super::{Extent, elements, for_each_row};
-use crate::engine::kernels::Weight;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, bail};
-use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::BoundView;
-use half::{bf16, f16};
 use std::sync::Arc;
 
 /// A view whose every element exists and lies where row and column say independently: windows without padding, slices,
@@ -162,64 +159,6 @@ impl CustomOp2 for Take {
             _ => bail!("take: unsupported element type"),
         };
         Ok((out, (self.batch * self.x.rows, self.index.cols).into()))
-    }
-}
-
-/// Row lookup: `table[ids[r, 0]]`, floats widened to f32. The table is a tensor of the model in its stored type.
-pub struct Gather {
-    /// Rows of the table.
-    pub rows: usize,
-    /// Columns of the table.
-    pub cols: usize,
-}
-
-impl Gather {
-    fn run<W: Copy + Sync, T: Copy + Default + Send>(
-        &self,
-        ids: &[u32],
-        table: &[W],
-        element: impl Fn(W) -> T + Sync,
-    ) -> Result<Vec<T>> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.rows) {
-            bail!("gather: index {id} is out of range: {} rows", self.rows);
-        }
-        let mut out = vec![T::default(); ids.len() * self.cols];
-        for_each_row(&mut out, self.cols, self.cols, |i, out| {
-            let row = &table[ids[i] as usize * self.cols..][..self.cols];
-            for (out, &w) in out.iter_mut().zip(row) {
-                *out = element(w);
-            }
-        });
-        Ok(out)
-    }
-}
-
-impl CustomOp2 for Gather {
-    fn name(&self) -> &'static str {
-        "gather"
-    }
-
-    fn cpu_fwd(&self, ids: &CpuStorage, li: &Layout, table: &CpuStorage, lt: &Layout) -> Result<(CpuStorage, Shape)> {
-        let bytes: Vec<u32>;
-        let ids = match ids {
-            CpuStorage::U8(_) => {
-                bytes = elements::<u8>(ids, li)?.iter().map(|&id| u32::from(id)).collect();
-                &bytes
-            }
-            _ => elements::<u32>(ids, li)?,
-        };
-        fn float<W: Weight>(w: W) -> f32 {
-            scalar::canonical(w.widen())
-        }
-        let out = match table {
-            CpuStorage::F32(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<f32>)?),
-            CpuStorage::F16(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<f16>)?),
-            CpuStorage::BF16(_) => CpuStorage::F32(self.run(ids, elements(table, lt)?, float::<bf16>)?),
-            CpuStorage::U32(_) => CpuStorage::U32(self.run(ids, elements(table, lt)?, |w: u32| w)?),
-            CpuStorage::U8(_) => CpuStorage::U8(self.run(ids, elements(table, lt)?, |w: u8| w)?),
-            _ => bail!("gather: unsupported element type"),
-        };
-        Ok((out, (ids.len(), self.cols).into()))
     }
 }
 

@@ -8,7 +8,7 @@ use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::UnaryFunction;
 
 /// Packed int8 weights on a device.
-pub type Weights = quantised::Packed<Tensor, Tensor, Tensor>;
+pub type Weights = quantised::Packed<Tensor, Tensor>;
 
 /// Bytes as the signed ones that they are.
 fn signed(bytes: &[u8]) -> &[i8] {
@@ -99,19 +99,17 @@ impl CustomOp2 for QuantLinear<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, most: &CpuStorage, lm: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, most) = (signed(elements::<u8>(x, lx)?), elements::<f32>(most, lm)?);
         let scales: Vec<f32> = most.iter().map(|&most| scalar::div(most, 127.0)).collect();
-        let quantised::Packed { n, k, group, values, scales: steps, excess } = self.weights;
-        let ((values, lv), (steps, ls), (excess, le)) =
-            (values.storage_and_layout(), steps.storage_and_layout(), excess.storage_and_layout());
-        let (Storage::Cpu(values), Storage::Cpu(steps), Storage::Cpu(excess)) = (&*values, &*steps, &*excess) else {
+        let quantised::Packed { n, k, group, values, scales: steps } = self.weights;
+        let ((values, lv), (steps, ls)) = (values.storage_and_layout(), steps.storage_and_layout());
+        let (Storage::Cpu(values), Storage::Cpu(steps)) = (&*values, &*steps) else {
             bail!("quantised linear: weights and activations on different devices")
         };
         let w = quantised::Packed {
             n: *n,
             k: *k,
             group: *group,
-            values: signed(elements::<u8>(values, lv)?),
+            values: elements::<u8>(values, lv)?,
             scales: elements::<f32>(steps, ls)?,
-            excess: elements::<i32>(excess, le)?,
         };
         let m = x.len() / k;
         let mut out = vec![0f32; m * n];

@@ -3,7 +3,9 @@
 use super::{Extent, elements, for_each_row};
 use crate::engine::kernels::Isa;
 use crate::engine::kernels::sampling::{Sampling, perturb};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use candor_sdk::arithmetic::scalar;
+use candor_sdk::program::{WeightTensor, WeightType};
 
 /// Logits made ready for argmax.
 pub struct Perturb<'a> {
@@ -79,6 +81,39 @@ pub fn convert(x: &Tensor, signed: bool) -> Result<Tensor> {
     }
     let bytes = x.flatten_all()?.to_vec1::<u8>()?;
     Tensor::from_vec(bytes.into_iter().map(|q| f32::from(q as i8)).collect::<Vec<f32>>(), x.shape(), x.device())
+}
+
+/// Row lookup in a weight, whatever its type, where the model keeps it.
+pub fn lookup(ids: &Tensor, table: &WeightTensor, device: &Device) -> Result<Tensor> {
+    let (ids, cols) = (integers(ids)?, table.cols());
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= table.rows()) {
+        bail!("gather: index {id} is out of range: {} rows", table.rows());
+    }
+    let shape = (ids.len(), cols);
+    let row = |i: usize| table.row(ids[i] as usize);
+    match table.dtype() {
+        WeightType::U8 => Tensor::from_vec((0..ids.len()).flat_map(row).copied().collect::<Vec<u8>>(), shape, device),
+        WeightType::U32 => {
+            let words = (0..ids.len()).flat_map(|i| row(i).as_chunks::<4>().0).map(|word| u32::from_le_bytes(*word));
+            Tensor::from_vec(words.collect::<Vec<u32>>(), shape, device)
+        }
+        dtype => {
+            let mut out = vec![0f32; ids.len() * cols];
+            for_each_row(&mut out, cols, cols, |i, out| match dtype {
+                WeightType::F32 => widen(out, row(i), |bytes| scalar::canonical(f32::from_le_bytes(bytes))),
+                WeightType::F16 => widen(out, row(i), |bytes| scalar::f16_to_f32(u16::from_le_bytes(bytes))),
+                WeightType::Bf16 => widen(out, row(i), |bytes| scalar::bf16_to_f32(u16::from_le_bytes(bytes))),
+                _ => out.copy_from_slice(&table.row_f32(ids[i] as usize)),
+            });
+            Tensor::from_vec(out, shape, device)
+        }
+    }
+}
+
+fn widen<const N: usize>(out: &mut [f32], row: &[u8], element: impl Fn([u8; N]) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(row.as_chunks::<N>().0) {
+        *out = element(*bytes);
+    }
 }
 
 /// Row lookup in the tensor of a node, request by request.

@@ -1,0 +1,179 @@
+//! Traces of runs on the engine: the hashes of all nodes, and the tensors of a few at a time.
+
+use crate::{
+    engine::{InferError, InferRequest, LoadedModel},
+    pipeline::Infer,
+};
+use candor_sdk::{
+    bindings::ModelDescriptor,
+    dispute::{Tensors, Trace},
+    merkle::Tree,
+    program::{FailedCheck, Model, Tensor, TraceTree, tensor_tree},
+};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Sees the tensors of a run, in node order.
+pub type Visit<'a> = dyn FnMut(u32, &Tensor) + 'a;
+
+/// Something whose runs can be retraced: the engine, or a liar in a test.
+pub trait Retrace: Send + Sync + Debug {
+    /// The model.
+    fn model(&self) -> &Model;
+
+    /// The tokens it generates for a request; none if it does not generate.
+    ///
+    /// # Errors
+    /// If the request has no answer, or the device fails.
+    fn generate(&self, request: &InferRequest) -> Result<Vec<u32>, InferError>;
+
+    /// Runs over these tokens, node by node.
+    ///
+    /// # Errors
+    /// As [`Retrace::generate`].
+    fn replay(
+        &self,
+        request: &InferRequest,
+        generated: &[u32],
+        visit: &mut Visit<'_>,
+    ) -> Result<(TraceTree, Option<FailedCheck>), InferError>;
+}
+
+impl Retrace for LoadedModel {
+    fn model(&self) -> &Model {
+        Self::model(self)
+    }
+
+    fn generate(&self, request: &InferRequest) -> Result<Vec<u32>, InferError> {
+        Self::generate(self, request)
+    }
+
+    fn replay(
+        &self,
+        request: &InferRequest,
+        generated: &[u32],
+        visit: &mut Visit<'_>,
+    ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
+        Self::replay(self, request, generated, visit)
+    }
+}
+
+/// A model that games are played about.
+#[derive(Debug, Clone)]
+pub struct Player {
+    /// Name for people.
+    pub name: String,
+    /// What its id commits to.
+    pub descriptor: ModelDescriptor,
+    /// Retraces its runs.
+    pub model: Arc<dyn Retrace>,
+    /// Answers, by the path that serves requests.
+    pub infer: Arc<dyn Infer>,
+}
+
+impl Player {
+    /// The answer to a request by the path that serves requests.
+    ///
+    /// # Errors
+    /// If the request has no answer, or the device fails.
+    pub fn answer(&self, request: &InferRequest) -> Result<Vec<u8>, InferError> {
+        let answers = self.infer.infer(std::slice::from_ref(request));
+        let missing = || InferError::Claim("a request was left without an answer".into());
+        answers.into_iter().next().unwrap_or_else(|| Err(missing()))
+    }
+}
+
+/// The trace of one run. It keeps one hash per node, the tensors that were asked for last, and the trees over them: whatever else is needed is
+/// computed again.
+#[derive(Debug)]
+pub struct EngineTrace {
+    model: Arc<dyn Retrace>,
+    request: InferRequest,
+    generated: Vec<u32>,
+    tree: TraceTree,
+    failed: Option<FailedCheck>,
+    output: Vec<u8>,
+    kept: Mutex<Tensors>,
+    leaves: Mutex<HashMap<u32, Arc<Tree>>>,
+}
+
+/// Trees over tensors that are kept: an element reads few nodes.
+const KEPT_TREES: usize = 16;
+
+impl EngineTrace {
+    /// The run that answers a request.
+    ///
+    /// # Errors
+    /// If the request has no answer, or the device fails.
+    pub fn of(model: Arc<dyn Retrace>, request: InferRequest) -> Result<Self, InferError> {
+        let generated = model.generate(&request)?;
+        Self::over(model, request, generated)
+    }
+
+    /// The run over tokens that somebody claims were generated.
+    ///
+    /// # Errors
+    /// As [`EngineTrace::of`].
+    pub fn over(model: Arc<dyn Retrace>, request: InferRequest, generated: Vec<u32>) -> Result<Self, InferError> {
+        let last = model.model().program.nodes.len() - 1;
+        let mut output = Vec::new();
+        let (tree, failed) = model.replay(&request, &generated, &mut |node, tensor| {
+            if node as usize == last {
+                output = tensor.u8().map(<[u8]>::to_vec).unwrap_or_default();
+            }
+        })?;
+        let (kept, leaves) = (Mutex::default(), Mutex::default());
+        Ok(Self { model, request, generated, tree, failed, output, kept, leaves })
+    }
+}
+
+impl Trace for EngineTrace {
+    type Error = InferError;
+
+    fn tree(&self) -> &TraceTree {
+        &self.tree
+    }
+
+    fn generated(&self) -> &[u32] {
+        &self.generated
+    }
+
+    fn failed(&self) -> Option<FailedCheck> {
+        self.failed
+    }
+
+    fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    fn tensors(&self, nodes: &[u32]) -> Result<Tensors, InferError> {
+        // A panic while the lock is held leaves tensors that are whole.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let exists = |node: &&u32| (**node as usize) < self.model.model().program.nodes.len();
+        if nodes.iter().filter(exists).any(|node| !kept.contains_key(node)) {
+            kept.clear();
+            self.model.replay(&self.request, &self.generated, &mut |node, tensor| {
+                if nodes.contains(&node) {
+                    kept.insert(node, Arc::new(tensor.clone()));
+                }
+            })?;
+        }
+        Ok(nodes.iter().filter_map(|node| Some((*node, kept.get(node)?.clone()))).collect())
+    }
+
+    fn leaves(&self, node: u32) -> Result<Arc<Tree>, InferError> {
+        if let Some(tree) = self.leaves.lock().unwrap_or_else(PoisonError::into_inner).get(&node) {
+            return Ok(tree.clone());
+        }
+        let tensors = self.tensors(&[node])?;
+        let tree = tensors.get(&node).map_or_else(|| Tree::new(Vec::new()), |tensor| tensor_tree(tensor));
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if leaves.len() >= KEPT_TREES {
+            leaves.clear();
+        }
+        Ok(leaves.entry(node).or_insert_with(|| Arc::new(tree)).clone())
+    }
+}

@@ -1,0 +1,9 @@
+//! The engine on a GPU: the tests of the CPU engine, each body the same, on the emulated GPU; with
+//! `CANDOR_TEST_DEVICE=cuda` and the feature `cuda`, on a real one.
+
+#[path = "engine_generation.rs"]
+mod generation;
+#[path = "engine_graphs.rs"]
+mod graphs;
+#[path = "engine_models.rs"]
+mod models;

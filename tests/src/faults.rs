@@ -1,0 +1,221 @@
+//! An endpoint that misbehaves: passes questions on to a real one, and does one thing wrong, every so often or always.
+
+use anyhow::{Context, Result};
+use reqwest::Url;
+use serde_json::{Value, json};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    task::JoinHandle,
+};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The question gets lost.
+    DropQuestion,
+    /// The question arrives, and its answer gets lost.
+    DropAnswer,
+    /// The answer takes its time.
+    Delay(Duration),
+    /// The question arrives twice.
+    Duplicate,
+    /// The question waits until another one has passed.
+    Reorder,
+    /// Half of the answer.
+    Truncate,
+    /// Too many questions.
+    TooManyRequests,
+    /// An error page.
+    ServerError,
+    /// It says that it is on another chain.
+    WrongChain,
+    /// Its newest block is an old one.
+    StaleHead,
+    /// It shows no events.
+    EmptyLogs,
+    /// It passes transactions on, and says that it did not.
+    DenySent,
+    /// It refuses to show the events of more than so many blocks.
+    NarrowRanges(u64),
+}
+
+/// The endpoint. Dropping it closes everything.
+#[derive(Debug)]
+pub struct FaultyEndpoint {
+    /// Where it listens.
+    pub url: Url,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    target: Url,
+    fault: Fault,
+    /// One question in so many.
+    every: usize,
+    count: AtomicUsize,
+    faults: AtomicUsize,
+    healed: AtomicBool,
+    passed: Notify,
+    http: reqwest::Client,
+}
+
+impl FaultyEndpoint {
+    /// One in `every` questions to `target` goes wrong in this way.
+    pub async fn start(target: &Url, fault: Fault, every: usize) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?).parse()?;
+        let state = Arc::new(State {
+            target: target.clone(),
+            fault,
+            every,
+            count: AtomicUsize::new(0),
+            faults: AtomicUsize::new(0),
+            healed: AtomicBool::new(false),
+            passed: Notify::new(),
+            http: reqwest::Client::new(),
+        });
+        let shared = state.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let state = shared.clone();
+                // An error is a connection that ends, which is what it is for.
+                tokio::spawn(async move { answer(client, &state).await.ok() });
+            }
+        });
+        Ok(Self { url, state, task })
+    }
+
+    /// How often it has done wrong.
+    pub fn faults(&self) -> usize {
+        self.state.faults.load(Ordering::Relaxed)
+    }
+
+    /// From now on it behaves.
+    pub fn heal(&self) {
+        self.state.healed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for FaultyEndpoint {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
+    let question = read(&mut client).await?;
+    let concerned = match state.fault {
+        Fault::WrongChain => question["method"] == "eth_chainId",
+        Fault::DenySent => question["method"] == "eth_sendRawTransaction",
+        Fault::NarrowRanges(width) => {
+            let bound = |name: &str| {
+                let text = question["params"][0][name].as_str().unwrap_or_default();
+                u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_default()
+            };
+            question["method"] == "eth_getLogs" && bound("toBlock") - bound("fromBlock") >= width
+        }
+        Fault::EmptyLogs => question["method"] == "eth_getLogs",
+        Fault::StaleHead => question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest",
+        _ => true,
+    };
+    let number = if concerned { state.count.fetch_add(1, Ordering::Relaxed) } else { 0 };
+    let due = concerned && number % state.every == state.every - 1 && !state.healed.load(Ordering::Relaxed);
+    let fault = due.then_some(state.fault);
+    if fault.is_some() {
+        state.faults.fetch_add(1, Ordering::Relaxed);
+    }
+    let id = question["id"].clone();
+    let mut status = "200 OK";
+    let body = match fault {
+        Some(Fault::DropQuestion) => return Ok(()),
+        Some(Fault::TooManyRequests) => {
+            status = "429 Too Many Requests";
+            "{\"error\":\"too many requests\"}".to_owned()
+        }
+        Some(Fault::ServerError) => {
+            status = "500 Internal Server Error";
+            "<html>oops</html>".to_owned()
+        }
+        Some(Fault::WrongChain) => json!({ "jsonrpc": "2.0", "id": id, "result": "0x1" }).to_string(),
+        Some(Fault::EmptyLogs) => json!({ "jsonrpc": "2.0", "id": id, "result": [] }).to_string(),
+        Some(Fault::StaleHead) => {
+            let newest =
+                ask(state, &json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": [] })).await?;
+            let newest: Value = serde_json::from_str(&newest)?;
+            let newest = newest["result"].as_str().context("no number")?.trim_start_matches("0x").to_owned();
+            let old = u64::from_str_radix(&newest, 16)?.saturating_sub(5);
+            let mut question = question.clone();
+            question["params"][0] = json!(format!("{old:#x}"));
+            ask(state, &question).await?
+        }
+        Some(Fault::DenySent) => {
+            ask(state, &question).await?;
+            let error = json!({ "code": -32603, "message": "internal error" });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
+        Some(Fault::NarrowRanges(width)) => {
+            let error = json!({ "code": -32602, "message": format!("eth_getLogs is limited to a {width} range") });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
+        Some(Fault::Delay(time)) => {
+            tokio::time::sleep(time).await;
+            ask(state, &question).await?
+        }
+        Some(Fault::Duplicate) => {
+            ask(state, &question).await?;
+            ask(state, &question).await?
+        }
+        Some(Fault::Reorder) => {
+            let _ = tokio::time::timeout(Duration::from_millis(300), state.passed.notified()).await;
+            ask(state, &question).await?
+        }
+        _ => ask(state, &question).await?,
+    };
+    state.passed.notify_waiters();
+    if fault == Some(Fault::DropAnswer) {
+        return Ok(());
+    }
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let sent = if fault == Some(Fault::Truncate) { &body[..body.len() / 2] } else { &body };
+    client.write_all(head.as_bytes()).await?;
+    client.write_all(sent.as_bytes()).await?;
+    Ok(client.shutdown().await?)
+}
+
+async fn ask(state: &State, question: &Value) -> Result<String> {
+    let answer =
+        state.http.post(state.target.clone()).header("content-type", "application/json").body(question.to_string());
+    Ok(answer.send().await?.text().await?)
+}
+
+/// The body of an HTTP request.
+async fn read(client: &mut TcpStream) -> Result<Value> {
+    let mut data = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = client.read(&mut buffer).await?;
+        anyhow::ensure!(read > 0, "closed");
+        data.extend_from_slice(&buffer[..read]);
+        let Some(end) = data.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&data[..end]).to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        let length = length.context("a body without a length")?;
+        if data.len() >= end + 4 + length {
+            return Ok(serde_json::from_slice(&data[end + 4..end + 4 + length])?);
+        }
+    }
+}
