@@ -6,7 +6,7 @@ SHELL := /bin/bash
 FORGE := contracts/tools/forge
 TOOLS := node_modules/.package-lock.json
 
-.PHONY: help setup demo test test-rust test-contracts bench gpu gas lint fmt freeze train doc clean
+.PHONY: help setup demo test test-rust test-contracts bench gpu gpu-build gas lint fmt freeze train doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +31,12 @@ test-rust: $(TOOLS) ## the Rust tests, end to end on anvil among them
 bench: ## this machine's speed beside candle's own kernels
 	cargo bench --bench engine
 
-gpu: ## compiles the feature `cuda` and looks through its kernels, without a GPU; NVIDIA's compiler comes from PyPI
+gpu: ## compiles the GPU kernels and looks through them, without a GPU; NVIDIA's compiler comes from PyPI
 	tools/cuda/setup
 	source tools/cuda/env.sh && tools/cuda/check
-	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo check --locked -p candor-relayer --features cuda
+
+gpu-build: gpu ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
+	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --features cuda --bin candor
 
 gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
 	contracts/tools/gas --check

@@ -53,7 +53,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Time of one of `copies` calls, the best of a few rounds.
-fn best(device: &Device, copies: usize, mut run: impl FnMut() -> candle_core::Result<()>) -> candle_core::Result<Duration> {
+fn best(
+    device: &Device,
+    copies: usize,
+    mut run: impl FnMut() -> candle_core::Result<()>,
+) -> candle_core::Result<Duration> {
     run()?; // kernels are compiled
     let mut best = Duration::MAX;
     for _ in 0..5 {

@@ -23,12 +23,20 @@ pub const PLACES: [&str; 16] = [
     "payout-recorded",
 ];
 
+/// The places that a move of a dispute comes by. The tests of disputes go through these.
+pub const DISPUTE_PLACES: [&str; 3] = [
+    "dispute-stored", // the transaction is stored, and not sent
+    "dispute-sent",   // it is sent, and its fate unknown
+    "dispute-mined",  // it is in a block, and that is not stored
+];
+
 /// Dies here if the tests asked for it.
 #[inline]
 pub(crate) fn point(place: &str) {
     #[cfg(debug_assertions)]
     {
-        assert!(PLACES.contains(&place), "{place} is not in the list that the tests go through");
+        let known = PLACES.contains(&place) || DISPUTE_PLACES.contains(&place);
+        assert!(known, "{place} is not in the list that the tests go through");
         if std::env::var("CANDOR_CRASH_AT").is_ok_and(|wanted| wanted == place) {
             eprintln!("crash point {place}: killing this process");
             let _ = std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status();

@@ -9,6 +9,7 @@
 //! - [`models`]: what this relayer can answer for.
 //! - [`ops`]: metrics, health, the status page.
 //! - [`store`]: what survives a kill.
+//! - [`dispute`]: defends one's own results, challenges others'.
 //! - [`pipeline`]: the daemon; [`pipeline::spawn`] is how the binary, the demo and the tests enter.
 
 pub mod answer;
@@ -19,6 +20,7 @@ mod complaints;
 pub mod config;
 pub mod crash;
 pub mod demo;
+pub mod dispute;
 pub mod engine;
 pub mod input;
 pub mod keylock;

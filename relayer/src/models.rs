@@ -2,6 +2,7 @@
 
 use crate::{
     config::ModelSource,
+    dispute::Retrace,
     engine::{
         Device, InferError, InferRequest, LoadError, LoadedModel,
         import::{self, ImportError, Imported},
@@ -137,5 +138,9 @@ impl Infer for LoadedModel {
 
     fn device(&self) -> String {
         Self::device(self)
+    }
+
+    fn retrace(&self) -> Option<&dyn Retrace> {
+        Some(self)
     }
 }

@@ -2,8 +2,8 @@
 
 mod engine_common;
 
-use candor_relayer::engine::{InferRequest, import};
-use candor_sdk::program::TraceBuilder;
+use candor_relayer::engine::{Device, InferRequest, LoadedModel, import};
+use candor_sdk::program::{EncodeKind, InputKind, Limits, ProgramBuilder, TraceBuilder, UnaryFunction, WeightTensor};
 use engine_common::devices::{everywhere, load, on_gpu};
 use engine_common::files::random_model;
 use engine_common::{Random, pool};
@@ -124,4 +124,47 @@ fn import_is_deterministic() {
         };
         assert_eq!(id(&files), id(&random_model(&mut Random(seed))));
     }
+}
+
+/// A model of more than a megabyte runs on threads of the pool: asked from inside and from outside, by one and by many.
+#[test]
+fn a_model_that_is_worth_the_pool() {
+    let mut r = Random(77);
+    let mut b = ProgramBuilder::new();
+    let mut weight = |b: &mut ProgramBuilder, name: &str, rows: u32, cols: u32| {
+        let values = r.vector((rows * cols) as usize, Random::ordinary);
+        b.weight(WeightTensor::from_f32(name, (rows, cols), &values).expect("a tensor"))
+    };
+    let x = b.input(InputKind::F32Be, 1, 300);
+    let (up, down) = (weight(&mut b, "up", 900, 300), weight(&mut b, "down", 40, 900));
+    let h = b.linear(x, up, None);
+    let h = b.unary(UnaryFunction::GeluErf, h);
+    let y = b.linear(h, down, None);
+    b.output(EncodeKind::F32Be, y);
+    let limits = Limits { min_input_bytes: 1200, max_input_bytes: 1200, max_output_bytes: 160, max_tokens: 0 };
+    let model = b.finish(limits, vec![]).expect("a valid model");
+    let input = |r: &mut Random| r.vector(300, Random::ordinary).iter().flat_map(|x| x.to_be_bytes()).collect();
+    let batch = requests((0..9).map(|_| input(&mut r)).collect());
+    let want: Vec<Vec<u8>> = batch.iter().map(|request| model.interpret(request).expect("a run").output).collect();
+    let loaded = LoadedModel::load(model, Device::Cpu).expect("it loads");
+    let check = |what: &str| {
+        for (got, want) in loaded.infer(&batch).into_iter().zip(&want) {
+            assert_eq!(got.expect(what), *want, "{what}");
+        }
+        for (request, want) in batch.iter().zip(&want) {
+            assert_eq!(loaded.infer(std::slice::from_ref(request)).remove(0).expect(what), *want, "{what}, alone");
+        }
+    };
+    check("from outside");
+    for threads in [1, 2, 4, 8] {
+        pool(threads).install(|| check(&format!("{threads} threads")));
+    }
+    std::thread::scope(|scope| {
+        (0..4).for_each(|caller| {
+            drop(scope.spawn({
+                let check = &check;
+                move || check(&format!("caller {caller}"))
+            }))
+        })
+    });
 }

@@ -3,7 +3,6 @@
 //!
 //! The tests themselves are in `tests/tests`. They need anvil (`make setup`) and fail loudly without it.
 
-pub mod evm;
 pub mod faults;
 pub mod process;
 pub mod proxy;

@@ -5,6 +5,7 @@ use alloy::primitives::Address;
 use anyhow::{Context, Result, ensure};
 use reqwest::Url;
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -84,13 +85,29 @@ impl RelayerProcess {
         settings: &[(&str, &str)],
     ) -> Result<Self> {
         let config = write_config(folder, world, rpc)?;
+        let settings = settings.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
+        let arguments = [OsString::from("--config"), config.into()].into_iter().chain(settings.map(OsString::from));
+        Self::spawn(folder, arguments.collect(), operator, crash_at)
+    }
+
+    /// One for two chains, with the same key on both.
+    pub fn start_for_two(folder: &Path, worlds: [&World; 2], operator: &Operator) -> Result<Self> {
+        let mut arguments = Vec::new();
+        for (flag, world) in ["--config", "--also"].into_iter().zip(worlds) {
+            let place = folder.join(world.client.chain_id.to_string());
+            std::fs::create_dir_all(&place)?;
+            arguments.extend([flag.into(), write_config(&place, world, &world.rpc_url())?.into()]);
+        }
+        Self::spawn(folder, arguments, operator, None)
+    }
+
+    fn spawn(folder: &Path, arguments: Vec<OsString>, operator: &Operator, crash_at: Option<&str>) -> Result<Self> {
         let log = folder.join("log");
         let file = std::fs::File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new(candor_binary()?);
         command
-            .args(["run", "--config"])
-            .arg(config)
-            .args(settings.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]))
+            .arg("run")
+            .args(arguments)
             .env("CANDOR_PRIVATE_KEY", operator.key_hex())
             .env_remove("CANDOR_CRASH_AT")
             // All these worlds have the same keys, contracts and chain number; their locks must not meet.

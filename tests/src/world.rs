@@ -18,10 +18,10 @@ use candor_relayer::{
     pipeline::{Handle, OperatorSettings, Progress, Served, Settings},
 };
 use candor_sdk::{
-    bindings::{CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus},
+    bindings::{CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus, Terms},
     client::Client,
     commitment::signature_bytes,
-    deploy::{Artifact, DeploySettings, Deployment, deploy},
+    deploy::{Artifact, DeploySettings, Deployment, Disputes, deploy, deploy_verifier},
     ids::{ModelId, RequestId},
 };
 use reqwest::Url;
@@ -89,14 +89,28 @@ pub struct World {
 }
 
 impl World {
-    /// Starts anvil, deploys, registers the embedded models.
+    /// Starts anvil, deploys, registers the embedded models. Results are worth their operators' word.
     pub async fn start() -> Result<Self> {
+        Self::start_with(31337, None).await
+    }
+
+    /// The same on a chain with this number.
+    pub async fn start_on(chain_id: u64) -> Result<Self> {
+        Self::start_with(chain_id, None).await
+    }
+
+    /// The same with the dispute game and its judge.
+    pub async fn start_with_disputes() -> Result<Self> {
+        Self::start_with(31337, Some(dispute_terms())).await
+    }
+
+    async fn start_with(chain_id: u64, terms: Option<Terms>) -> Result<Self> {
         // RUST_LOG=debug shows what the relayers do.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
             .try_init();
-        let anvil = Anvil::start(&AnvilOptions::default()).await?;
+        let anvil = Anvil::start(&AnvilOptions { chain_id: Some(chain_id), ..AnvilOptions::default() }).await?;
         let owner = PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?;
         let provider = ProviderBuilder::new()
             .with_simple_nonce_management() // a refused transaction leaves no gap
@@ -108,8 +122,12 @@ impl World {
             )
             .erased();
         provider.anvil_set_balance(owner.address(), ether(100_000)).await?;
+        let disputes = match terms {
+            Some(terms) => Some(Disputes { verifier: deploy_verifier(&provider).await?, terms }),
+            None => None,
+        };
         let settings = DeploySettings {
-            disputes: None,
+            disputes,
             challenge_window: WINDOW,
             exclusive_period: EXCLUSIVE,
             min_timeout: 300,
@@ -210,6 +228,7 @@ impl World {
             lease: Duration::from_secs(3),
             locks: folder.to_owned(),
             http: None,
+            watcher: None,
             operator: operator.map(|operator| OperatorSettings {
                 account: operator.key.clone(),
                 signer: operator.key.clone(),
@@ -357,6 +376,20 @@ impl World {
     /// What the reference interpreter answers: the one right answer.
     pub fn right_answer(&self, model: &str, input: &[u8]) -> Result<Vec<u8>> {
         Ok(self.models[model].reference(input, &candor_sdk::program::Params::default(), [0; 32])?)
+    }
+}
+
+/// Money and clocks of disputes here.
+pub fn dispute_terms() -> Terms {
+    let milliether = |amount: u64| U96::from(amount) * U96::from(10u64.pow(15));
+    Terms {
+        bond: milliether(10),
+        reward: milliether(20),
+        gasAllowance: milliether(5),
+        maxGasPrice: 2_000_000_000,
+        clock: 600,
+        increment: 10,
+        extension: 60,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use alloy::{
     consensus::{SignableTransaction, TxEip1559, TxEnvelope},
-    eips::{BlockId, eip2718::Encodable2718},
+    eips::eip2718::Encodable2718,
     network::TxSignerSync,
     primitives::{Address, TxKind, U256},
     providers::{Provider, ext::AnvilApi},
@@ -206,11 +206,8 @@ async fn what_can_not_be_answered_in_time_is_not_begun() -> Result<()> {
         U256::from(PRICE),
     );
     let pending = provider.send_transaction(ask.into_transaction()).await?;
-    let now = provider.get_block(BlockId::latest()).await?.context("no block")?.header.timestamp;
-    provider.anvil_set_next_block_timestamp(now + 10).await?;
-    provider.anvil_mine(Some(1), None).await?;
-    provider.anvil_set_next_block_timestamp(now + 10 + u64::from(TIMEOUT) - 1).await?;
-    provider.anvil_mine(Some(1), None).await?;
+    // Both at once, so that the relayer sees it only then.
+    provider.anvil_mine(Some(2), Some(u64::from(TIMEOUT) - 1)).await?;
     provider.anvil_set_auto_mine(true).await?;
     let late = request_id(&pending.get_receipt().await?)?;
     let deadline = Instant::now() + Duration::from_secs(30);

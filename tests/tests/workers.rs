@@ -235,3 +235,17 @@ async fn of_two_relayers_with_one_key_the_second_refuses() -> Result<()> {
     let again = pipeline::spawn(other, broadcast::channel(16).0, CancellationToken::new()).await?;
     Ok(again.stop().await?)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_answers_on_two_chains() -> Result<()> {
+    let (mut here, mut there) = (World::start_on(31337).await?, World::start_on(31338).await?);
+    let operator = here.operator(ether(2)).await?;
+    assert_eq!(there.operator(ether(2)).await?.address(), operator.address(), "the same key on both");
+    let folder = tempfile::tempdir()?;
+    let relayer = RelayerProcess::start_for_two(folder.path(), [&here, &there], &operator)?;
+    for world in [&here, &there] {
+        let asked = [world.ask("credit", &applicant()).await?, world.ask("digits", &image()).await?];
+        settled_once(world, &asked, || relayer.log()).await?;
+    }
+    relayer.kill().await
+}

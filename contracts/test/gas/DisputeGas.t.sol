@@ -61,7 +61,7 @@ contract DisputeGasTest is GameWorld {
     function padding() internal view override returns (bytes memory) {
         // Paths of a node, two operands, and of a leaf of each; descriptors, offsets and lengths are nearly all zero.
         uint256 hashes = 3 * _height + (_withLeaves ? _height + 2 * _tensorHeight : 0);
-        return bytes.concat(noise(32 * hashes + (_withLeaves ? 2 * _leafSize : 0)), new bytes(32 * (_withLeaves ? 48 : 32)));
+        return bytes.concat(noise(32 * hashes + (_withLeaves ? 2 * _leafSize : 0)), new bytes(_withLeaves ? 32 * 48 : 32 * 32));
     }
 
     // ---------------------------------------------------------------- a trace of which there is one way up

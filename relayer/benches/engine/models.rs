@@ -58,9 +58,7 @@ fn ask(tokens: &[u32], max_tokens: u32) -> InferRequest {
 }
 
 pub(crate) fn encoders(table: &Table) {
-    if !table.wants("encoder MiniLM")
-        && !["MiniLM f16", "MiniLM q8_128", "trace of MiniLM"].iter().any(|name| table.wants(name))
-    {
+    if !table.may_want("encoder trace of MiniLM (ours: without) f16 q8_128 / candle f32 batch of to tokens") {
         return;
     }
     let source = Source::minilm();
@@ -103,11 +101,11 @@ pub(crate) fn encoders(table: &Table) {
 
 /// Greedy tokens. `read` is the bandwidth of this machine's memory.
 pub(crate) fn language_models(table: &Table, read: f64) {
-    let smollm2 = Source::smollm2();
     let all = [None, Some(Precision::Q8_0), Some(Precision::Q8_128)];
-    let name = smollm2.name;
-    if ["prefill", "decode", "trace", name].iter().any(|part| table.wants(&format!("{part} {name}"))) || table.wants("")
-    {
+    let words =
+        "prefill decode trace of f16 f32 q8_0 q8_128 / candle + tokens requests together (other: one by one) without";
+    if table.may_want(&format!("{words} SmolLM2-135M")) {
+        let smollm2 = Source::smollm2();
         let mut candle = smollm2.candle_decoder(DType::F32).expect("candle loads the model");
         for dtype in all {
             language_model(table, read, &smollm2, imported(&smollm2.files, dtype), &mut candle, "f32", true);
@@ -116,7 +114,9 @@ pub(crate) fn language_models(table: &Table, read: f64) {
         let mut candle = smollm2.candle_decoder(DType::F16).expect("candle loads the model");
         language_model(table, read, &smollm2, imported(&smollm2.files, None), &mut candle, "f16", false);
     }
-    if let Some(qwen) = Source::qwen() {
+    if table.may_want(&format!("{words} Qwen2.5-0.5B"))
+        && let Some(qwen) = Source::qwen()
+    {
         let mut candle = qwen.candle_decoder(DType::F32).expect("candle loads the model");
         for dtype in [None, Some(Precision::Q8_128)] {
             language_model(table, read, &qwen, imported(&qwen.files, dtype), &mut candle, "f32", false);

@@ -38,6 +38,12 @@ impl Table {
         self.filter.iter().all(|part| name.contains(part.as_str()))
     }
 
+    /// Whether a section that uses these words may have a line that is wanted: else it need not load its models.
+    pub(crate) fn may_want(&self, words: &str) -> bool {
+        let known = |word: &str| word.starts_with(|c: char| c.is_ascii_digit()) || words.contains(word);
+        self.filter.iter().all(|part| part.split([' ', ',']).all(known))
+    }
+
     pub(crate) fn threads(&self) -> usize {
         self.threads
     }

@@ -189,6 +189,21 @@ impl Rpc {
             .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("requestCount: {error}"))))
     }
 
+    /// The first block, from `first` on, of the last `seconds`, as far as the endpoint has them; one before it, to be sure.
+    pub async fn block_before(&self, seconds: u64, first: u64) -> Result<u64, ClientError> {
+        let head = self.head().await?;
+        let since = head.timestamp.saturating_sub(seconds);
+        let (mut low, mut high) = (first.min(head.number), head.number);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.block_at(middle).await? {
+                Some(block) if block.timestamp >= since => high = middle,
+                _ => low = middle + 1,
+            }
+        }
+        Ok(low.saturating_sub(1).max(first.min(head.number)))
+    }
+
     async fn block(&self, number: BlockNumberOrTag) -> Result<Option<Head>, ClientError> {
         let block = self.client().provider().get_block_by_number(number).await?;
         Ok(block.map(|block| Head {

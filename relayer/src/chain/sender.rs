@@ -20,8 +20,11 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use candor_sdk::client::{Call, ClientError, RpcFailure};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tokio::{sync::Mutex, time::Instant};
 use tracing::{debug, info, warn};
 
 /// Limits on what transactions may cost.
@@ -144,6 +147,10 @@ pub struct Sender {
     account: PrivateKeySigner,
     limits: GasLimits,
     poll_interval: Duration,
+    /// One transaction at a time, whoever asks for it; first come, first served.
+    turn: Mutex<()>,
+    /// The highest block in which a transaction of this account was seen.
+    last_block: AtomicU64,
 }
 
 /// The EIP-1559 tip in wei, at most: relayers do not race for positions in a block. Where blocks are cheaper, what the endpoint suggests is enough.
@@ -164,7 +171,7 @@ const MAX_GAS: u64 = 1 << 24;
 impl Sender {
     /// Takes over an account.
     pub fn new(store: Store, account: PrivateKeySigner, limits: GasLimits, poll_interval: Duration) -> Self {
-        Self { store, account, limits, poll_interval }
+        Self { store, account, limits, poll_interval, turn: Mutex::default(), last_block: AtomicU64::new(0) }
     }
 
     /// The account.
@@ -172,8 +179,14 @@ impl Sender {
         self.account.address()
     }
 
+    /// The highest block that a transaction of this run, or one that it took up, is in. Whoever decides by what the chain shows has to have read it.
+    pub fn last_block(&self) -> u64 {
+        self.last_block.load(Ordering::Relaxed)
+    }
+
     /// Brings transactions of an earlier run to their end. Call before the first `send`.
     pub async fn recover(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
+        let _turn = self.turn.lock().await;
         let mut ended = Vec::new();
         while let Some(sent) = self.store.unresolved().await?.into_iter().next() {
             info!(purpose = %sent.purpose, nonce = sent.nonce, tx = %sent.hash, "taking up a transaction whose outcome is open");
@@ -194,6 +207,7 @@ impl Sender {
         call: Call,
         requests: &[(u64, u32)],
     ) -> Result<Sent, SendError> {
+        let _turn = self.turn.lock().await;
         let client = rpc.client();
         let gas = client.simulate(self.address(), call.clone()).await.map_err(SendError::of_simulation)?;
         let gas_limit = with_margin(gas)?;
@@ -339,6 +353,7 @@ impl Sender {
             let cost = U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price);
             crash::point(&format!("{}-mined", sent.purpose));
             self.store.resolved(nonce, Some((sent.hash, state, block, receipt.gas_used, cost))).await?;
+            self.last_block.fetch_max(block, Ordering::Relaxed);
             return Ok(Outcome::Mined(Sent {
                 hash: sent.hash,
                 block,

@@ -19,6 +19,7 @@ use alloy::{
     providers::Provider,
     signers::local::PrivateKeySigner,
 };
+use candor_sdk::bindings::{IDisputeGame, IInferenceOracle};
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -257,6 +258,25 @@ async fn clock(report: &mut Report<'_>, url: &crate::config::RpcUrl) -> anyhow::
     }
 }
 
+/// Whether results can be disputed here, and whether this configuration can pay for a challenge.
+async fn disputes(report: &mut Report<'_>, config: &Config, client: &AnyClient) -> anyhow::Result<()> {
+    let game = client.view(client.oracle, IInferenceOracle::disputeGameCall {}).await?;
+    if game.is_zero() {
+        let watches = config.watcher.enabled;
+        let text = "this deployment has no dispute game: results are worth their operators' word".to_owned();
+        return if watches { report.bad("disputes", text) } else { report.good("disputes", text) };
+    }
+    let terms = client.view(game, IDisputeGame::termsCall {}).await?;
+    let (bond, cap) = (U256::from(terms.bond), U256::from(config.watcher.cap.0));
+    if config.watcher.enabled && cap < bond {
+        return report.bad(
+            "disputes",
+            format!("a challenge takes {} and watcher.cap is {}: nothing can be challenged", money(bond), money(cap)),
+        );
+    }
+    report.good("disputes", format!("a challenge takes {}, each side has {} s for its moves", money(bond), terms.clock))
+}
+
 async fn chain(
     report: &mut Report<'_>,
     config: &Config,
@@ -276,6 +296,7 @@ async fn chain(
             money(terms.stake_per_result)
         ),
     )?;
+    disputes(report, config, client).await?;
     let start = config.chain.start_block;
     let head = client.provider().get_block_number().await?;
     if start > head {

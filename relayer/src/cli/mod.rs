@@ -7,6 +7,7 @@ mod ask;
 mod bench;
 mod context;
 mod demo;
+mod dispute;
 mod doctor;
 mod init;
 mod logging;
@@ -87,6 +88,9 @@ enum Command {
     /// The operator: join with stake and prices, look at it, withdraw
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
+    /// Disputes over results: list them, look at one, challenge a result
+    #[command(subcommand)]
+    Dispute(dispute::DisputeCommand),
     /// What the relayer has done, is doing and has at stake
     Status(status::StatusArgs),
     /// Where one request stands, and what it is waiting for
@@ -163,6 +167,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Result(args) => result::result(&context, &args).await,
         Command::Model(command) => model::model(&context, &command).await,
         Command::Operator(command) => operator::operator(&context, &command).await,
+        Command::Dispute(command) => dispute::dispute(&context, &command).await,
         Command::Status(args) => status::status(&context, &args).await,
         Command::Why(args) => why::why(&context, &args).await,
     }

@@ -5,7 +5,7 @@ use crate::{
     config::{Config, Needs},
     keylock::KeyLock,
     models::CatalogModel,
-    pipeline::{self, OperatorSettings, Progress, RelayerError, Served, Settings},
+    pipeline::{self, OperatorSettings, Progress, RelayerError, Served, Settings, WatcherSettings},
 };
 use alloy::primitives::U256;
 use clap::Args;
@@ -83,6 +83,21 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
             Some(OperatorSettings { account, signer, models, payout })
         }
     };
+    let watcher = match &config.watcher {
+        watcher if !watcher.enabled => None,
+        watcher => {
+            let account = context.account(config)?;
+            let sources = if watcher.models.is_empty() { &config.models.serve } else { &watcher.models };
+            let mut models = HashMap::new();
+            for source in sources {
+                let model = CatalogModel::load(source)?;
+                info!(model = model.name(), id = %model.id(), "results of this model are run again");
+                let served = Served { name: model.name().to_owned(), min_fee: 0, model: model.runner() };
+                models.insert(model.id(), served);
+            }
+            Some(WatcherSettings { account, models, cap: U256::from(watcher.cap.0) })
+        }
+    };
     let (chain, gas) = (&config.chain, &config.gas);
     Ok(Settings {
         rpc_urls: chain.rpc_urls.iter().map(|url| url.expose().clone()).collect(),
@@ -107,6 +122,7 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
         locks: KeyLock::folder(),
         http: config.http.listen,
         operator,
+        watcher,
     })
 }
 

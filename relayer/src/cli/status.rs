@@ -1,6 +1,6 @@
 //! `candor status`: what the relayer has done, is doing and has at stake, from its database and the chain. Reads only; works beside a running
 //! relayer and without one.
-use super::{Context, Outcome};
+use super::{Context, Outcome, dispute};
 use crate::{
     config::{Config, Needs},
     demo::narrator::money,
@@ -108,6 +108,7 @@ async fn of_chain(context: &Context, config: &Config) -> anyhow::Result<()> {
         || format!("chain      {}, block {head}; the oracle has taken {count} requests", client.chain_id),
         || json!({ "event": "chain", "chain_id": client.chain_id, "block": head, "requests": count }),
     )?;
+    dispute::summary(context, config).await?;
     if config.operator.is_none() {
         return context
             .say(|| "operator   none: only watching".to_owned(), || json!({ "event": "operator", "operator": null }));

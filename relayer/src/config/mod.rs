@@ -34,6 +34,8 @@ pub struct Config {
     pub chain: ChainConfig,
     /// Who answers. Without it the process answers nothing, it only watches.
     pub operator: Option<OperatorConfig>,
+    /// Whose results are run again, and how much may be put on their being wrong.
+    pub watcher: WatcherConfig,
     /// What a transaction may cost.
     pub gas: GasConfig,
     /// Where the state of the work is kept.
@@ -97,6 +99,24 @@ pub struct OperatorConfig {
     pub min_fee: BTreeMap<String, Wei>,
     /// Where earnings go. They stay as credit in the oracle when not given.
     pub payout: Option<PayoutConfig>,
+}
+
+/// Whose results are run again, and how much may be put on their being wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatcherConfig {
+    /// Whether results of others are run again and challenged if they are wrong. The account pays: the operator's, or the one of the environment.
+    pub enabled: bool,
+    /// The most to have in bonds at once, those lost included.
+    pub cap: Wei,
+    /// Models whose results are run again. Those of `models.serve` when empty.
+    pub models: Vec<ModelSource>,
+}
+
+impl Default for WatcherConfig {
+    fn default() -> Self {
+        Self { enabled: false, cap: Wei::milliether(1_000), models: Vec::new() }
+    }
 }
 
 /// The price asked where the configuration says nothing.

@@ -55,6 +55,7 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let store = default.store.path.display();
     let lease = format_duration(default.store.lease);
     let at_a_loss = gas.at_a_loss;
+    let (watch, watch_cap) = (default.watcher.enabled, default.watcher.cap);
     let serve = default.models.serve.iter().map(|model| format!("\"{}\"", model.name())).collect::<Vec<_>>().join(", ");
     let device = String::from(default.models.device);
     let level = &default.log.level;
@@ -107,6 +108,14 @@ default = "{fee}"
 # [operator.payout]
 # address = "{zero}"
 # threshold = "{threshold}"
+
+[watcher]
+# Whether to run the results of others again, and to challenge those that are wrong. The account puts up the bonds and pays the gas.
+enabled = {watch}
+# The most to have in bonds at once, those lost included.
+cap = "{watch_cap}"
+# Models whose results are run again; those of models.serve when empty.
+models = []
 
 [gas]
 # The most to pay for one unit of gas, tip included. Work waits while the chain asks for more.

@@ -5,6 +5,7 @@
 //! the accounts are added up. Nothing is left running.
 
 mod consumers;
+mod liar;
 pub mod narrator;
 mod story;
 mod world;
@@ -44,6 +45,8 @@ pub struct Plan {
     pub image: Option<(PathBuf, Box<Digit>)>,
     /// A loan application of the person's own.
     pub applicant: Option<Applicant>,
+    /// Whether there is a second act, in which an operator lies.
+    pub liar: bool,
 }
 
 impl Plan {
@@ -58,7 +61,7 @@ impl Plan {
         if per_model == 0 && image.is_none() && applicant.is_none() {
             bail!("there is nothing to ask");
         }
-        Ok(Self { per_model, image, applicant })
+        Ok(Self { per_model, image, applicant, liar: true })
     }
 
     fn questions(&self, world: &World) -> anyhow::Result<Vec<Question>> {
@@ -144,7 +147,21 @@ pub async fn run<W: Write>(plan: &Plan, mut narrator: Narrator<W>, stop: Cancell
         balanced = story.account().await?;
         story.finished(requests, seconds)?;
     }
+    let all = story.finalized() == requests;
     let finalized = story.finalized();
+    let outcome = match outcome {
+        Ok(()) if balanced && all && plan.liar => {
+            let left = PATIENCE.saturating_sub(started.elapsed());
+            tokio::select! {
+                played = tokio::time::timeout(left, liar::play(&world, &mut narrator, folder.path())) => {
+                    played.ok().context("the demo took too long").and_then(|played| played).map(|adds_up| balanced &= adds_up)
+                }
+                () = relayer_stop.cancelled() => Err(anyhow::anyhow!("the relayer stopped")),
+                () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
+            }
+        }
+        outcome => outcome,
+    };
     let stopped = relayer.stop().await;
     outcome?;
     stopped?;

@@ -27,6 +27,22 @@ pub enum Event {
         /// Where it listens.
         url: String,
     },
+    /// Another part of the story begins.
+    Act {
+        /// What it is about.
+        title: String,
+    },
+    /// Something happened in a dispute.
+    Dispute {
+        /// The request whose result is disputed.
+        request: RequestId,
+        /// Who did it: the watcher, the liar, the chain.
+        by: &'static str,
+        /// What.
+        what: &'static str,
+        /// In words.
+        text: String,
+    },
     /// The contracts are on it.
     Deployed {
         /// `InferenceOracle`.
@@ -373,6 +389,15 @@ fn describe(event: &Event) -> Line {
     let line = |request: Option<RequestId>, verb, tone, text| Line { request, verb, tone, text };
     match event {
         Event::Chain { kind, chain_id, url } => line(None, "chain", GREY, format!("{kind}, chain {chain_id}, {url}")),
+        Event::Act { title } => line(None, "act two", YELLOW, title.clone()),
+        Event::Dispute { request, by, what, text } => {
+            let tone = match *by {
+                "liar" => RED,
+                "watcher" => BLUE,
+                _ => GREEN,
+            };
+            line(Some(*request), what, tone, format!("{by}: {text}"))
+        }
         Event::Deployed { oracle, challenge_window, .. } => line(
             None,
             "contracts",

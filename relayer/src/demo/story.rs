@@ -124,6 +124,7 @@ impl<'a, W: Write> Story<'a, W> {
             Progress::Delivered { id, .. } => (*id, "delivered"),
             Progress::Finalized { id, .. } => (*id, "finalized"),
             Progress::Dropped { id, .. } => (*id, "dropped"),
+            Progress::Dispute(_) => return Ok(()),
             Progress::Read { .. } => return Ok(()),
             Progress::Mined { transaction, .. } => {
                 let receipt = self.receipt(*transaction).await?;
@@ -211,7 +212,9 @@ impl<'a, W: Write> Story<'a, W> {
                 }
                 Event::Dropped { request, reason }
             }
-            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } => return Ok(()),
+            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } | Progress::Dispute(_) => {
+                return Ok(());
+            }
         };
         Ok(self.narrator.tell(&event)?)
     }

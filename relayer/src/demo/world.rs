@@ -12,7 +12,7 @@ use crate::{
 };
 use alloy::{
     network::EthereumWallet,
-    primitives::{Address, I256, U256},
+    primitives::{Address, I256, U256, aliases::U96},
     providers::{DynProvider, Provider, ProviderBuilder},
     rpc::client::ClientBuilder,
     signers::{SignerSync, local::PrivateKeySigner},
@@ -20,9 +20,10 @@ use alloy::{
 };
 use anyhow::Context as _;
 use candor_sdk::{
+    bindings::Terms,
     client::Client,
     commitment::signature_bytes,
-    deploy::{Artifact, DeploySettings, deploy},
+    deploy::{Artifact, DeploySettings, Disputes, deploy, deploy_verifier},
 };
 use std::{collections::HashMap, io::Write, path::Path, time::Duration};
 
@@ -53,6 +54,12 @@ pub(super) struct World {
     pub(super) reader: Consumer,
     pub(super) operator: PrivateKeySigner,
     pub(super) signer: PrivateKeySigner,
+    /// The account of the second act's liar, with stake for a few results.
+    pub(super) liar: PrivateKeySigner,
+    /// The account of the second act's watcher.
+    pub(super) watcher: PrivateKeySigner,
+    /// Money and clocks of disputes.
+    pub(super) terms: Terms,
     block: u64,
 }
 
@@ -67,8 +74,9 @@ impl World {
         let kind = "anvil on this machine, a block every second".into();
         narrator.tell(&Event::Chain { kind, chain_id, url: format!("http://127.0.0.1:{}", anvil.port()) })?;
 
+        let verifier = deploy_verifier(&provider).await.context("the step verifier can't be deployed")?;
         let settings = DeploySettings {
-            disputes: None,
+            disputes: Some(Disputes { verifier, terms: terms() }),
             challenge_window: WINDOW,
             exclusive_period: 30,
             min_timeout: 60,
@@ -108,6 +116,12 @@ impl World {
             price: U256::from(PRICE.0),
         })?;
 
+        let (liar, watcher) = (dev_key(3), dev_key(4));
+        let joining = Client::connect(self::provider(&anvil, &liar), oracle).await?;
+        joining.send(joining.deposit_stake(liar.address(), U256::from(STAKE.0))).await?;
+        let consent = liar.sign_hash_sync(&joining.operators_domain().consent_digest(liar.address()))?;
+        joining.send(joining.add_signer(liar.address(), signature_bytes(&consent))).await?;
+
         let desk = (oracle, models["credit"].id().0, I256::try_from(THRESHOLD)?).abi_encode_params();
         let desk = Consumer::LoanDesk(Artifact::loan_desk().deploy(client.provider(), desk).await?.0);
         let reader = (oracle, models["digits"].id().0).abi_encode_params();
@@ -118,13 +132,30 @@ impl World {
         }
         client.provider().raw_request::<_, serde_json::Value>("evm_setIntervalMining".into(), [1]).await?;
         let asker = Client::connect(self::provider(&anvil, &dev_key(2)), oracle).await?;
-        Ok(Self { anvil, asker, models, desk, reader, operator, signer, block: deployment.block })
+        Ok(Self {
+            anvil,
+            asker,
+            models,
+            desk,
+            reader,
+            operator,
+            signer,
+            liar,
+            watcher,
+            terms: terms(),
+            block: deployment.block,
+        })
+    }
+
+    /// A client that pays with a key of this world.
+    pub(super) async fn joiner(&self, key: &PrivateKeySigner) -> anyhow::Result<Client<DynProvider>> {
+        Ok(Client::connect(provider(&self.anvil, key), self.asker.oracle).await?)
     }
 
     /// What the relayer is started with; its database goes into `folder`. Earnings are taken out once they reach `payout_at`.
     pub(super) fn relayer_settings(&self, folder: &Path, payout_at: U256) -> Settings {
         let served = self.models.iter().map(|(name, model)| {
-            (model.id(), Served { name: (*name).to_owned(), min_fee: PRICE.0, model: model.runner() })
+            (model.id(), Served { name: (*name).to_owned(), min_fee: PRICE.0 / 2, model: model.runner() })
         });
         Settings {
             rpc_urls: vec![self.anvil.url()],
@@ -148,6 +179,7 @@ impl World {
             lease: crate::store::LEASE,
             locks: folder.to_owned(),
             http: None,
+            watcher: None,
             operator: Some(OperatorSettings {
                 account: self.operator.clone(),
                 signer: self.signer.clone(),
@@ -155,6 +187,20 @@ impl World {
                 payout: Some((TREASURY, payout_at)),
             }),
         }
+    }
+}
+
+/// Money and clocks of disputes here; on a public chain there would be days.
+fn terms() -> Terms {
+    let milliether = |amount: u64| U96::from(amount) * U96::from(10u64.pow(15));
+    Terms {
+        bond: milliether(50),
+        reward: milliether(30),
+        gasAllowance: milliether(20),
+        maxGasPrice: 10_000_000_000,
+        clock: 60,
+        increment: 5,
+        extension: 10,
     }
 }
 

@@ -46,7 +46,7 @@ pub fn question(posted: &Posted) -> Option<InferRequest> {
 pub fn examine(player: &Player, posted: &Posted) -> Verdict {
     let Some(request) = question(posted) else { return Verdict::Unsure("the request does not decode".into()) };
     let claimed = posted.fulfillment.outputHash;
-    let trace = match EngineTrace::of(player.model.clone(), request.clone()) {
+    let trace = match EngineTrace::of(player.clone(), request.clone()) {
         Ok(trace) => trace,
         // Nobody could have answered this.
         Err(InferError::Request(error)) => return unanswerable(player, &request, &error),
@@ -71,7 +71,7 @@ pub fn examine(player: &Player, posted: &Posted) -> Verdict {
 
 /// The answer by another path than the one that gave `trace`.
 fn reference(player: &Player, request: &InferRequest, trace: &EngineTrace) -> Result<Vec<u8>, String> {
-    let model = player.model.model();
+    let model = player.model();
     let symbols = trace.tree().symbols();
     let passes = trace.generated().len().max(1) as u64;
     let work = model.weights.elements().saturating_mul(symbols.sequence.into()).saturating_mul(passes);
@@ -87,7 +87,7 @@ fn reference(player: &Player, request: &InferRequest, trace: &EngineTrace) -> Re
 
 /// A request without an answer was answered. That is wrong if the reference says so too.
 fn unanswerable(player: &Player, request: &InferRequest, error: &RequestError) -> Verdict {
-    match player.model.model().check_request(request) {
+    match player.model().check_request(request) {
         Err(reason) if reason == *error => Verdict::Wrong,
         _ => Verdict::Unsure(error.to_string()),
     }
@@ -103,12 +103,12 @@ pub fn of_claim(
     claimed: &Claimed,
 ) -> Result<Option<Opinion<Arc<EngineTrace>>>, InferError> {
     let Some(request) = question(posted) else { return Ok(None) };
-    let model = player.model.model();
+    let model = player.model();
     Ok(Some(match screen(model, &request, claimed) {
         Screening::WrongClaim => Opinion::WrongClaim,
         Screening::Undefined(place) => Opinion::NoRun(place),
         Screening::Replay(tokens) => {
-            let trace = Arc::new(EngineTrace::over(player.model.clone(), request, tokens)?);
+            let trace = Arc::new(EngineTrace::over(player.clone(), request, tokens)?);
             let undefined = undefined(model, &claimed.claim, &trace);
             Opinion::Run { trace, undefined }
         }

@@ -31,10 +31,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{task::JoinSet, time::Instant};
 use tracing::{debug, error, info, warn};
 
 /// Whose results are looked at.
@@ -152,9 +149,7 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         account: seat.sender.address(),
         seat: Arc::new(seat),
         book,
-        recovered: false,
         begun: false,
-        sent_in: 0,
         thoughts: JoinSet::new(),
         about: HashMap::new(),
         ready: BTreeMap::new(),
@@ -195,12 +190,8 @@ struct Table {
     seat: Arc<Seat>,
     account: Address,
     book: Book,
-    /// Whether the transactions of an earlier run have come to their end.
-    recovered: bool,
     /// Whether everything was read once.
     begun: bool,
-    /// Block of the last transaction sent: nothing is decided before it is read.
-    sent_in: u64,
     thoughts: JoinSet<(Errand, Thought, Option<(B256, bool, Own)>)>,
     /// Errands being thought about, with what they are about.
     about: HashMap<Errand, ()>,
@@ -219,16 +210,13 @@ struct Table {
 impl Table {
     /// True if something was done and there may be more.
     async fn round(&mut self) -> Result<bool, RelayerError> {
-        if !self.recovered {
-            let ended = self.seat.sender.recover(&self.shared.rpc).await?;
-            self.sent_in = ended.iter().map(|sent| sent.block).max().unwrap_or(0);
-            self.recovered = true;
-        }
+        // Those of an earlier run, or of a round that failed half-way.
+        self.seat.sender.recover(&self.shared.rpc).await?;
         let (head, caught_up) = self.book.look(&self.shared.rpc).await?;
         if !caught_up {
             return Ok(true);
         }
-        if self.book.next_block() <= self.sent_in {
+        if self.book.next_block() <= self.seat.sender.last_block() {
             return Ok(false);
         }
         if !self.begun {
@@ -322,7 +310,9 @@ impl Table {
         match &verdict {
             Verdict::Right => debug!(request = %request.id, "the result is right"),
             Verdict::Wrong => warn!(request = %request.id, "the result is WRONG"),
-            Verdict::Unsure(reason) => error!(request = %request.id, %reason, "can't judge a result; not challenging it"),
+            Verdict::Unsure(reason) => {
+                error!(request = %request.id, %reason, "can't judge a result; not challenging it")
+            }
         }
         if matches!(verdict, Verdict::Unsure(_)) {
             self.held.insert(errand, Instant::now() + UNSURE);
@@ -349,7 +339,12 @@ impl Table {
             busy = true;
             match self.book.docket().fallen(&case.opened.result) {
                 Some(true) => {
-                    self.simple(Errand::Close(case.id()), case, u64::MAX, IDisputeGame::closeCall { dispute: case.dispute().clone() });
+                    self.simple(
+                        Errand::Close(case.id()),
+                        case,
+                        u64::MAX,
+                        IDisputeGame::closeCall { dispute: case.dispute().clone() },
+                    );
                     continue;
                 }
                 Some(false) => continue, // rejected below, once for all
@@ -412,7 +407,9 @@ impl Table {
             .book
             .docket()
             .cases()
-            .filter(|case| case.opened.challenger == self.account && self.book.docket().fallen(&case.opened.result) == Some(false))
+            .filter(|case| {
+                case.opened.challenger == self.account && self.book.docket().fallen(&case.opened.result) == Some(false)
+            })
             .cloned()
             .collect();
         for case in cases {
@@ -434,7 +431,10 @@ impl Table {
             return;
         };
         let Some(player) = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned() else {
-            error!(dispute = case.id(), "a dispute about a model that is not loaded here: add it to models.serve, or the dispute is lost");
+            error!(
+                dispute = case.id(),
+                "a dispute about a model that is not loaded here: add it to models.serve, or the dispute is lost"
+            );
             self.held.insert(errand, Instant::now() + UNSURE);
             return;
         };
@@ -442,16 +442,14 @@ impl Table {
         let known = self.own.get(&key).cloned();
         let game = self.seat.game;
         self.about.insert(errand, ());
-        self.thoughts.spawn_blocking(move || {
-            match next(&case, &posted, &player, operator, known) {
-                Ok((own, Some((what, data)))) => {
-                    let call = Call { to: game, value: U256::ZERO, data };
-                    let ready = Ready { until, call, what, of: case.id() };
-                    (errand, Thought::Ready(ready), Some((key.0, key.1, own)))
-                }
-                Ok((own, None)) => (errand, Thought::Nothing, Some((key.0, key.1, own))),
-                Err(problem) => (errand, Thought::Failed(problem), None),
+        self.thoughts.spawn_blocking(move || match next(&case, &posted, &player, operator, known) {
+            Ok((own, Some((what, data)))) => {
+                let call = Call { to: game, value: U256::ZERO, data };
+                let ready = Ready { until, call, what, of: case.id() };
+                (errand, Thought::Ready(ready), Some((key.0, key.1, own)))
             }
+            Ok((own, None)) => (errand, Thought::Nothing, Some((key.0, key.1, own))),
+            Err(problem) => (errand, Thought::Failed(problem), None),
         });
     }
 
@@ -485,9 +483,11 @@ impl Table {
                 }
                 Some(Verdict::Wrong) => {
                     let errand = Errand::Challenge(result);
-                    let challenged = self.book.docket().cases().any(|case| {
-                        case.opened.challenger == self.account && case.opened.result == result
-                    });
+                    let challenged = self
+                        .book
+                        .docket()
+                        .cases()
+                        .any(|case| case.opened.challenger == self.account && case.opened.result == result);
                     if challenged || !self.is_free(errand) {
                         continue;
                     }
@@ -502,7 +502,10 @@ impl Table {
                         continue;
                     }
                     self.poor = false;
-                    let call = IDisputeGame::challengeCall { request: posted.request, fulfillment: posted.fulfillment.clone() };
+                    let call = IDisputeGame::challengeCall {
+                        request: posted.request,
+                        fulfillment: posted.fulfillment.clone(),
+                    };
                     let call = Call::new(self.seat.game, bond, &call);
                     let of = posted.readable().map_or(0, |request| request.id.0);
                     self.ready.insert((until, errand), Ready { until, call, what: name(errand), of });
@@ -532,7 +535,8 @@ impl Table {
             self.held.insert(Errand::Withdraw, Instant::now() + HOLD);
             return Ok(());
         }
-        let call = Call::new(self.seat.game, U256::ZERO, &IDisputeGame::withdrawCreditCall { to: self.account, amount });
+        let call =
+            Call::new(self.seat.game, U256::ZERO, &IDisputeGame::withdrawCreditCall { to: self.account, amount });
         let ready = Ready { until: u64::MAX, call, what: "withdraw", of: 0 };
         self.ready.insert((u64::MAX, Errand::Withdraw), ready);
         Ok(())
@@ -548,7 +552,6 @@ impl Table {
             let Ready { call, what, of, .. } = ready;
             match self.seat.sender.send(&self.shared.rpc, Purpose::Dispute, call, &[]).await {
                 Ok(sent) => {
-                    self.sent_in = sent.block;
                     info!(what, of, tx = %sent.hash, gas = sent.gas_used, succeeded = sent.succeeded, "dispute move mined");
                     let mined = Progress::Mined {
                         purpose: Purpose::Dispute.name(),
@@ -591,12 +594,14 @@ fn errand_of(case: &Case) -> Errand {
 fn is_current(book: &Book, errand: Errand) -> bool {
     let fallen = |case: &Case| book.docket().fallen(&case.opened.result).is_some();
     match errand {
-        Errand::Move(id, ..) => {
-            book.docket().case(id).is_some_and(|case| case.ended.is_none() && !fallen(case) && errand_of(case) == errand)
-        }
-        Errand::Claim(result) => book.docket().cases().any(|case| {
-            case.opened.result == result && case.ended.is_none() && !fallen(case) && case.claim.is_none()
-        }),
+        Errand::Move(id, ..) => book
+            .docket()
+            .case(id)
+            .is_some_and(|case| case.ended.is_none() && !fallen(case) && errand_of(case) == errand),
+        Errand::Claim(result) => book
+            .docket()
+            .cases()
+            .any(|case| case.opened.result == result && case.ended.is_none() && !fallen(case) && case.claim.is_none()),
         Errand::Timeout(id) => book.docket().case(id).is_some_and(|case| case.ended.is_none() && !fallen(case)),
         Errand::Close(id) => book.docket().case(id).is_some_and(|case| case.ended.is_none()),
         Errand::Reject(result) => book.docket().fallen(&result) == Some(false),
@@ -631,7 +636,7 @@ fn next(
         Some(own) => own,
         None if operator => {
             let request = opinion::question(posted).ok_or("the request does not decode")?;
-            let trace = EngineTrace::of(player.model.clone(), request).map_err(|error| error.to_string())?;
+            let trace = EngineTrace::of(player.clone(), request).map_err(|error| error.to_string())?;
             Own::Defence(Arc::new(trace))
         }
         None => {
@@ -641,20 +646,21 @@ fn next(
         }
     };
     let text = |error: PlayError<InferError>| error.to_string();
-    let model = player.model.model();
+    let model = player.model();
+    let (trees, descriptor) = player.commitment();
     let planned = match &own {
         Own::Defence(trace) => defend(case, model, trace).map_err(text)?.map(|planned| (planned, None)),
         Own::Opinion(opinion) => match challenge(case, model, opinion).map_err(text)? {
             Some(planned) => {
-                let bytes = (&posted.input[..], &posted.output[..]);
-                let proof = evidence(case, model, &player.descriptor, opinion, &planned, bytes).map_err(text)?;
+                let request = opinion::question(posted).ok_or("the request does not decode")?;
+                let proof = evidence(case, model, trees, &request, &posted.output, opinion, &planned).map_err(text)?;
                 Some((planned, proof))
             }
             None => None,
         },
     };
     let Some((planned, proof)) = planned else { return Ok((own, None)) };
-    let data = planned.calldata(case, &player.descriptor, proof).ok_or("a move without its evidence")?;
+    let data = planned.calldata(case, descriptor, proof).ok_or("a move without its evidence")?;
     let what = planned.name();
     Ok((own, Some((what, data.into()))))
 }

@@ -5,15 +5,17 @@ use crate::{
     pipeline::Infer,
 };
 use candor_sdk::{
+    arithmetic::ARITHMETIC_VERSION,
     bindings::ModelDescriptor,
     dispute::{Tensors, Trace},
     merkle::Tree,
-    program::{FailedCheck, Model, Tensor, TraceTree, tensor_tree},
+    program::{FailedCheck, Model, Tensor, TraceTree, WeightsTree, tensor_tree},
+    proof::ModelTrees,
 };
 use std::{
     collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 /// Sees the tensors of a run, in node order.
@@ -66,15 +68,44 @@ impl Retrace for LoadedModel {
 pub struct Player {
     /// Name for people.
     pub name: String,
-    /// What its id commits to.
-    pub descriptor: ModelDescriptor,
-    /// Retraces its runs.
-    pub model: Arc<dyn Retrace>,
-    /// Answers, by the path that serves requests.
-    pub infer: Arc<dyn Infer>,
+    infer: Arc<dyn Infer>,
+    /// What its id commits to. Hashing all weights takes as long as reading them, so that waits until it is needed.
+    commitment: Arc<OnceLock<(ModelTrees, ModelDescriptor)>>,
 }
 
 impl Player {
+    /// A model; none if its runs can't be retraced.
+    pub fn new(name: &str, infer: Arc<dyn Infer>) -> Option<Self> {
+        infer.retrace()?;
+        Some(Self { name: name.to_owned(), infer, commitment: Arc::default() })
+    }
+
+    /// Retraces its runs.
+    pub fn retrace(&self) -> &dyn Retrace {
+        self.infer.retrace().expect("asked when the player was made")
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        self.retrace().model()
+    }
+
+    /// The trees that its id commits to, and its descriptor.
+    pub fn commitment(&self) -> &(ModelTrees, ModelDescriptor) {
+        self.commitment.get_or_init(|| {
+            let model = self.model();
+            let weights = WeightsTree::new(&model.weights);
+            let descriptor = candor_sdk::program::ModelDescriptor {
+                arithmetic_version: ARITHMETIC_VERSION,
+                graph_root: model.program.graph_root(),
+                weights_root: weights.root(),
+                vocab_root: model.vocab_root(),
+                limits: model.limits,
+            };
+            (ModelTrees::with_weights(model, &weights), (&descriptor).into())
+        })
+    }
+
     /// The answer to a request by the path that serves requests.
     ///
     /// # Errors
@@ -90,7 +121,7 @@ impl Player {
 /// computed again.
 #[derive(Debug)]
 pub struct EngineTrace {
-    model: Arc<dyn Retrace>,
+    player: Player,
     request: InferRequest,
     generated: Vec<u32>,
     tree: TraceTree,
@@ -108,25 +139,25 @@ impl EngineTrace {
     ///
     /// # Errors
     /// If the request has no answer, or the device fails.
-    pub fn of(model: Arc<dyn Retrace>, request: InferRequest) -> Result<Self, InferError> {
-        let generated = model.generate(&request)?;
-        Self::over(model, request, generated)
+    pub fn of(player: Player, request: InferRequest) -> Result<Self, InferError> {
+        let generated = player.retrace().generate(&request)?;
+        Self::over(player, request, generated)
     }
 
     /// The run over tokens that somebody claims were generated.
     ///
     /// # Errors
     /// As [`EngineTrace::of`].
-    pub fn over(model: Arc<dyn Retrace>, request: InferRequest, generated: Vec<u32>) -> Result<Self, InferError> {
-        let last = model.model().program.nodes.len() - 1;
+    pub fn over(player: Player, request: InferRequest, generated: Vec<u32>) -> Result<Self, InferError> {
+        let last = player.model().program.nodes.len() - 1;
         let mut output = Vec::new();
-        let (tree, failed) = model.replay(&request, &generated, &mut |node, tensor| {
+        let (tree, failed) = player.retrace().replay(&request, &generated, &mut |node, tensor| {
             if node as usize == last {
                 output = tensor.u8().map(<[u8]>::to_vec).unwrap_or_default();
             }
         })?;
         let (kept, leaves) = (Mutex::default(), Mutex::default());
-        Ok(Self { model, request, generated, tree, failed, output, kept, leaves })
+        Ok(Self { player, request, generated, tree, failed, output, kept, leaves })
     }
 }
 
@@ -152,10 +183,10 @@ impl Trace for EngineTrace {
     fn tensors(&self, nodes: &[u32]) -> Result<Tensors, InferError> {
         // A panic while the lock is held leaves tensors that are whole.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let exists = |node: &&u32| (**node as usize) < self.model.model().program.nodes.len();
+        let exists = |node: &&u32| (**node as usize) < self.player.model().program.nodes.len();
         if nodes.iter().filter(exists).any(|node| !kept.contains_key(node)) {
             kept.clear();
-            self.model.replay(&self.request, &self.generated, &mut |node, tensor| {
+            self.player.retrace().replay(&self.request, &self.generated, &mut |node, tensor| {
                 if nodes.contains(&node) {
                     kept.insert(node, Arc::new(tensor.clone()));
                 }

@@ -20,6 +20,7 @@ pub(crate) use worker::loses_money;
 use crate::{
     chain::{ConnectError, GasLimits, Head, Look, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
     complaints::Complaints,
+    dispute::{self, Retrace},
     keylock::KeyLock,
     ops::{
         self, Report,
@@ -32,7 +33,10 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use candor_sdk::{
-    bindings::IInferenceOracle::IInferenceOracleEvents as Event,
+    bindings::{
+        IDisputeGame,
+        IInferenceOracle::{self, IInferenceOracleEvents as Event},
+    },
     client::{ClientError, Terms},
     ids::ModelId,
 };
@@ -65,6 +69,11 @@ pub trait Infer: Send + Sync + Debug {
 
     /// What it runs on, for people: `cpu avx512 x2`.
     fn device(&self) -> String;
+
+    /// Its runs node by node, for disputes. What can't be retraced can't be defended.
+    fn retrace(&self) -> Option<&dyn Retrace> {
+        None
+    }
 }
 
 /// A model that this relayer answers for.
@@ -89,6 +98,17 @@ pub struct OperatorSettings {
     pub models: HashMap<ModelId, Served>,
     /// Where credit goes, and from how many wei on; none: it stays in the oracle.
     pub payout: Option<(Address, U256)>,
+}
+
+/// Who watches.
+#[derive(Debug, Clone)]
+pub struct WatcherSettings {
+    /// Key of the account that puts up bonds and pays the gas; where there is an operator, its account's.
+    pub account: PrivateKeySigner,
+    /// Models whose results are run again.
+    pub models: HashMap<ModelId, Served>,
+    /// Wei of bonds that may be at stake or lost at once.
+    pub cap: U256,
 }
 
 /// Everything a relayer is started with.
@@ -116,6 +136,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// Who answers; none: this relayer only watches.
     pub operator: Option<OperatorSettings>,
+    /// Whose results are run again and challenged if they are wrong; none: nobody's.
+    pub watcher: Option<WatcherSettings>,
 }
 
 /// Why a relayer stopped or did not start.
@@ -157,7 +179,7 @@ impl RelayerError {
 
     /// Whether a relayer that was once up has to stop. Everything but its own database and keys is somebody else's trouble, and passes: an endpoint
     /// that lags behind the deployment says "no contract", one that is cut off says anything.
-    fn is_fatal(&self) -> bool {
+    pub(crate) fn is_fatal(&self) -> bool {
         match self {
             Self::NotReady(_) | Self::Panicked(_) | Self::Send(SendError::Signer(_)) => true,
             Self::Store(error) | Self::Watch(WatchError::Store(error)) | Self::Send(SendError::Store(error)) => {
@@ -168,7 +190,7 @@ impl RelayerError {
     }
 
     /// Whether another endpoint may do better.
-    fn is_of_the_endpoint(&self) -> bool {
+    pub(crate) fn is_of_the_endpoint(&self) -> bool {
         match self {
             Self::Send(error) => error.is_of_the_endpoint(),
             Self::Store(_) | Self::Watch(WatchError::Store(_)) => false,
@@ -248,8 +270,8 @@ pub(crate) struct Shared {
     at_a_loss: bool,
     /// When each task last began a round, and when the chain was last read.
     rounds: Mutex<HashMap<&'static str, Instant>>,
-    reporter: Reporter,
-    poll_interval: Duration,
+    pub(crate) reporter: Reporter,
+    pub(crate) poll_interval: Duration,
     pub(crate) stop: CancellationToken,
 }
 
@@ -307,7 +329,7 @@ impl Shared {
     }
 
     /// Waits until this process is the submitter, or stops. True if it is.
-    async fn leading(&self) -> bool {
+    pub(crate) async fn leading(&self) -> bool {
         let mut leads = self.leads.clone();
         tokio::select! { changed = leads.wait_for(|leads| *leads) => changed.is_ok(), () = self.stop.cancelled() => false }
     }
@@ -373,13 +395,20 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     let confirmations = settings.watch.confirmations;
     let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window);
     tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
+    let account = account(&settings).cloned();
+    let sender = account
+        .map(|account| Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval)));
+    if let Some(sender) = &sender
+        && let Some(seat) = seat(&shared, &settings, &terms, sender.clone()).await?
+    {
+        tasks.spawn(supervise("disputes", shared.clone(), dispute::run(shared.clone(), seat)));
+    }
     let operator = settings.operator.map(Arc::new);
     let often = http.is_some();
     let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend, often);
     let observer = ops::observe(shared.clone(), operator.clone(), observed, report_sender);
     tasks.spawn(supervise("observer", shared.clone(), observer));
-    if let Some(operator) = operator {
-        let sender = Sender::new(store.clone(), operator.account.clone(), settings.gas, settings.watch.poll_interval);
+    if let (Some(operator), Some(sender)) = (operator, sender) {
         tasks.spawn(supervise("worker", shared.clone(), worker::run(shared.clone(), operator.clone())));
         let poster = poster::run(shared.clone(), operator, sender, terms.stake_per_result);
         tasks.spawn(supervise("poster", shared.clone(), poster));
@@ -387,12 +416,63 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     Ok(Handle { stop, tasks, store, http, reports })
 }
 
+/// The account that sends transactions, if any are sent.
+fn account(settings: &Settings) -> Option<&PrivateKeySigner> {
+    let watcher = settings.watcher.as_ref().map(|watcher| &watcher.account);
+    settings.operator.as_ref().map(|operator| &operator.account).or(watcher)
+}
+
+/// What disputes are played with; none if the deployment has no dispute game.
+async fn seat(
+    shared: &Shared,
+    settings: &Settings,
+    terms: &Terms,
+    sender: Arc<Sender>,
+) -> Result<Option<dispute::Seat>, RelayerError> {
+    let client = shared.rpc.client();
+    let game = client.view(client.oracle, IInferenceOracle::disputeGameCall {}).await?;
+    if game.is_zero() {
+        return Ok(None);
+    }
+    let game_terms = client.view(game, IDisputeGame::termsCall {}).await?;
+    let timeout = client.view(client.oracle, IInferenceOracle::maxTimeoutCall {}).await?;
+    // The longest that a request, its window and a dispute opened at the end of it take: both clocks, and what 64 moves add.
+    let moves = 64 * u64::from(game_terms.increment.saturating_add(game_terms.extension));
+    let back = u64::from(timeout) + terms.challenge_window + 2 * u64::from(game_terms.clock) + moves;
+    let first = shared.rpc.block_before(back, settings.start_block).await?;
+    let served = settings.operator.iter().flat_map(|operator| &operator.models);
+    let watched = settings.watcher.iter().flat_map(|watcher| &watcher.models);
+    let mut models = HashMap::new();
+    for (id, served) in served.chain(watched) {
+        match dispute::Player::new(&served.name, served.model.clone()) {
+            Some(player) => _ = models.entry(*id).or_insert(player),
+            None => warn!(model = %served.name, "this model can't be retraced: disputes about it are lost"),
+        }
+    }
+    let watching = settings.watcher.as_ref().map(|watcher| {
+        let models = watcher.models.keys().filter(|id| models.contains_key(id)).copied().collect();
+        dispute::Watching { models, cap: watcher.cap }
+    });
+    Ok(Some(dispute::Seat {
+        game,
+        terms: game_terms,
+        window: terms.challenge_window,
+        first,
+        settings: settings.watch,
+        sender,
+        operator: settings.operator.as_ref().map(|operator| operator.account.address()),
+        models,
+        watching,
+    }))
+}
+
 /// What this process stands for among those that share the store.
 fn candidate(settings: &Settings) -> membership::Candidate {
     let Some(operator) = &settings.operator else {
+        let key = |account: &PrivateKeySigner| KeyLock::new(&settings.locks, settings.chain_id, account.address());
         return membership::Candidate {
             card: WorkerCard { device: "none: only watching".into(), ..WorkerCard::default() },
-            key: None,
+            key: account(settings).map(key),
         };
     };
     let mut models: Vec<String> = operator.models.values().map(|served| served.name.clone()).collect();

@@ -45,7 +45,7 @@ const PAYOUT_GAS: u64 = 60_000;
 pub(super) async fn run(
     shared: Arc<Shared>,
     operator: Arc<OperatorSettings>,
-    sender: Sender,
+    sender: Arc<Sender>,
     stake_per_result: U256,
 ) -> Result<(), RelayerError> {
     let mut poster = Poster {
@@ -93,7 +93,7 @@ pub(super) async fn run(
 struct Poster {
     shared: Arc<Shared>,
     operator: Arc<OperatorSettings>,
-    sender: Sender,
+    sender: Arc<Sender>,
     stake_per_result: U256,
     /// Whether results wait for free stake, and that was said.
     no_stake: bool,

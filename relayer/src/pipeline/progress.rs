@@ -91,6 +91,8 @@ pub enum Progress {
         /// In which transaction.
         transaction: B256,
     },
+    /// Something happened in a dispute, or about one.
+    Dispute(crate::dispute::DisputeProgress),
     /// The relayer will not answer this request.
     Dropped {
         /// Which.

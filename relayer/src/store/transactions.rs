@@ -14,6 +14,8 @@ pub enum Purpose {
     Finalize,
     /// Takes credit out.
     Payout,
+    /// A challenge, a move of a dispute, or what ends one.
+    Dispute,
 }
 
 impl Purpose {
@@ -23,11 +25,12 @@ impl Purpose {
             Self::Fulfill => "fulfill",
             Self::Finalize => "finalize",
             Self::Payout => "payout",
+            Self::Dispute => "dispute",
         }
     }
 
     fn parse(name: &str) -> Result<Self, StoreError> {
-        [Self::Fulfill, Self::Finalize, Self::Payout]
+        [Self::Fulfill, Self::Finalize, Self::Payout, Self::Dispute]
             .into_iter()
             .find(|purpose| purpose.name() == name)
             .ok_or_else(|| StoreError::Damaged(format!("unknown purpose `{name}`")))
@@ -38,7 +41,7 @@ impl Purpose {
         match self {
             Self::Fulfill => Some(Step::Posting),
             Self::Finalize => Some(Step::Finalizing),
-            Self::Payout => None,
+            Self::Payout | Self::Dispute => None,
         }
     }
 }

@@ -7,8 +7,8 @@ use super::{
     screen::{cell, symbols_of},
 };
 use crate::{
-    bindings::{Fault, NodeOpening, Turn},
     arithmetic::scalar::NAN_BITS,
+    bindings::{Fault, NodeOpening, Turn},
     program::{BoundProgram, DType, LEAF, Model},
 };
 use alloy_primitives::keccak256;

@@ -116,3 +116,36 @@ pub(super) fn siblings(levels: usize, first: u64, count: u64, sibling: impl Fn(u
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::{WeightType, Weights};
+    use std::sync::Arc;
+
+    /// Rows of several leaves, the last of them shorter; numbers of leaves around powers of two.
+    fn tensor(rows: u32, cols: u32) -> WeightTensor {
+        let bytes: Vec<u8> = (0..rows * cols).map(|i| (i * 7) as u8).collect();
+        WeightTensor::new("w", (rows, cols), WeightType::U8, Arc::new(bytes)).expect("a valid shape")
+    }
+
+    #[test]
+    fn paths_without_the_tree_are_those_of_the_tree() {
+        for (rows, cols) in [(1, 1), (1, 129), (3, 128), (5, 300), (8, 256), (33, 200)] {
+            let weights: Weights = [tensor(rows, cols)].into_iter().collect();
+            let tree = WeightsTree::new(&weights);
+            let tensor = &weights.tensors()[0];
+            let in_row = tensor.leaves_per_row() as u32;
+            for leaf in 0..rows * in_row {
+                let opening = tree.open(&weights, 0, leaf / in_row, leaf % in_row).expect("the leaf exists");
+                assert_eq!(weight_path(tensor, leaf.into(), 1), Some(opening.path), "{rows} x {cols} leaf {leaf}");
+            }
+            assert_eq!(weight_path(tensor, (rows * in_row).into(), 1), None);
+            assert_eq!(weight_path(tensor, 0, u64::from(rows * in_row) + 1), None);
+            assert_eq!(weight_path(tensor, 0, 0), None);
+            // All of them together need no sibling but what stands for nothing.
+            let all = weight_path(tensor, 0, (rows * in_row).into()).expect("they exist");
+            assert!(all.iter().all(|sibling| *sibling == ABSENT), "{rows} x {cols}: {all:?}");
+        }
+    }
+}

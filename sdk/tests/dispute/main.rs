@@ -1,10 +1,12 @@
-//! Whole games of pure strategy against pure strategy: no chain, no clock, no relayer. `toy.rs` stands for the contracts here; the same games against
-//! the real ones are in `evm.rs`.
+//! Whole games of pure strategy against pure strategy: no chain, no clock, no relayer. In `games.rs` a page of Rust stands for the
+//! contracts (`toy.rs`); in `contracts.rs` they are the real ones, in an EVM inside the test (`evm.rs`).
 
 #[path = "../program/models.rs"]
 #[allow(dead_code, reason = "shared with the tests of programs")]
 mod models;
 
+mod contracts;
+mod evm;
 mod games;
 mod liars;
 mod toy;

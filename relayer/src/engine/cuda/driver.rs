@@ -1,6 +1,6 @@
 //! What the engine needs of a device: memory, copies, launches, recorded sequences of launches.
 //!
-//! There are two implementations: [`Nvidia`](super::nvidia) behind the feature `cuda`, and the emulation that the tests
+//! There are two implementations: `nvidia.rs` behind the feature `cuda`, and the emulation that the tests
 //! bring (`tests/cuda_common`), which runs the same kernel sources on the host. Everything above this trait is the same
 //! code for both.
 

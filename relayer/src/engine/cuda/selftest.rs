@@ -111,7 +111,7 @@ fn cases<'a>(value: &'a Value, field: &str) -> Result<&'a [Value]> {
     value[field].as_array().map(Vec::as_slice).ok_or_else(|| broken(field))
 }
 
-fn name<'a>(case: &'a Value) -> &'a str {
+fn name(case: &Value) -> &str {
     case["name"].as_str().unwrap_or("unnamed")
 }
 

@@ -8,7 +8,7 @@ use super::driver::{Description, DeviceError, Driver};
 use super::memory::Device;
 use super::model::{Answers, DeviceModel, Traced};
 use super::selftest::{self, SelfTest};
-use crate::engine::{InferError, InferRequest, LoadError};
+use crate::engine::{InferError, InferRequest, LoadError, Visit};
 use candor_sdk::program::{Model, RequestError, Symbols, Tensor as TraceTensor};
 use std::collections::HashMap;
 use std::fmt;
@@ -281,7 +281,7 @@ impl Remote {
         request: &InferRequest,
         symbols: Symbols,
         generated: &[u32],
-        visit: Option<&mut dyn FnMut(u32, &TraceTensor)>,
+        visit: Option<Visit<'_>>,
     ) -> Traced {
         let (request, generated) = (request.clone(), generated.to_vec());
         let Some(visit) = visit else {

@@ -48,7 +48,7 @@ pub fn pack(values: &[i8], scales: &[f32], n: usize, k: usize, group: usize) -> 
     let groups = k.div_ceil(group);
     assert_eq!((values.len(), scales.len()), (n * k, n * groups), "a matrix of {n} x {k}");
     let row = |row: usize| (&values[row * k..][..k], &scales[row * groups..][..groups]);
-    pack_rows(n, k, group, |i| row(i))
+    pack_rows(n, k, group, row)
 }
 
 /// The same of rows that are made as they are needed: values and scales of row `i < n`.

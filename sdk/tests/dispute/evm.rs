@@ -1,17 +1,12 @@
 //! The real contracts in an EVM inside the test: no node, no blocks, time as it is set. Whole games take milliseconds.
 
-use alloy::{
-    primitives::{Address, B256, Bytes, Log, TxKind, U256},
-    signers::{SignerSync, local::PrivateKeySigner},
-    sol_types::{SolCall, SolEvent, SolEventInterface, SolInterface, SolValue},
-};
-use anyhow::{Context as _, Result, bail, ensure};
+use alloy_primitives::{Address, B256, Bytes, Log, Signature, TxKind, U256, aliases::U96, hex};
+use alloy_sol_types::{SolCall, SolEvent, SolEventInterface, SolInterface, SolValue};
 use candor_sdk::{
     bindings::{
         Answer, Delivery, Fulfillment, IDisputeGame, IInferenceOracle, IModelRegistry, IOperatorRegistry,
         ModelDescriptor, PackedRequest, Params, RequestArgs, Terms,
     },
-    client::Revert,
     commitment::{Domain, signature_bytes},
     dispute::Docket,
     request::Request,
@@ -25,18 +20,21 @@ use revm::{
 };
 use std::path::Path;
 
+/// Errors are for reading.
+pub(crate) type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
 /// Seconds of the challenge window here.
-pub const WINDOW: u64 = 1_000;
+pub(crate) const WINDOW: u64 = 1_000;
 /// Wei that each result locks.
-pub const STAKE: u128 = 1_000_000_000_000_000_000;
+pub(crate) const STAKE: u128 = 1_000_000_000_000_000_000;
 /// Wei per gas of every transaction here.
-pub const GAS_PRICE: u128 = 1_000_000_000;
+pub(crate) const GAS_PRICE: u128 = 1_000_000_000;
 /// Wei for an answer.
-pub const PRICE: u128 = 1_000_000_000_000_000;
+pub(crate) const PRICE: u128 = 1_000_000_000_000_000;
 
 /// Money and clocks here.
-pub fn terms() -> Terms {
-    let wei = |milliether: u64| alloy::primitives::aliases::U96::from(milliether) * alloy::primitives::aliases::U96::from(10u64.pow(15));
+pub(crate) fn terms() -> Terms {
+    let wei = |milliether: u64| U96::from(milliether) * U96::from(10u64.pow(15));
     Terms {
         bond: wei(100),
         reward: wei(300),
@@ -52,53 +50,53 @@ type Machine = revm::MainnetEvm<revm::handler::MainnetContext<CacheDB<EmptyDB>>>
 
 /// What a transaction did.
 #[derive(Debug)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// What was returned.
-    pub output: Bytes,
+    pub(crate) output: Bytes,
     /// Events.
-    pub logs: Vec<Log>,
+    pub(crate) logs: Vec<Log>,
     /// Gas that was paid for.
-    pub gas: u64,
+    pub(crate) gas: u64,
 }
 
 /// The system, and everybody in it.
-pub struct Evm {
+pub(crate) struct Evm {
     machine: Machine,
     /// Unix second of the next transaction.
-    pub now: u64,
+    pub(crate) now: u64,
     /// `InferenceOracle`.
-    pub oracle: Address,
+    pub(crate) oracle: Address,
     /// `OperatorRegistry`.
-    pub operators: Address,
+    pub(crate) operators: Address,
     /// `ModelRegistry`.
-    pub models: Address,
+    pub(crate) models: Address,
     /// `DisputeGame`.
-    pub game: Address,
+    pub(crate) game: Address,
     /// Its events.
-    pub docket: Docket,
+    pub(crate) docket: Docket,
 }
 
 /// A result that may be disputed.
 #[derive(Debug, Clone)]
-pub struct Result_ {
+pub(crate) struct Answered {
     /// The request.
-    pub request: PackedRequest,
+    pub(crate) request: PackedRequest,
     /// Its bytes.
-    pub input: Vec<u8>,
+    pub(crate) input: Vec<u8>,
     /// The answer.
-    pub fulfillment: Fulfillment,
+    pub(crate) fulfillment: Fulfillment,
     /// Its bytes.
-    pub output: Vec<u8>,
+    pub(crate) output: Vec<u8>,
 }
 
 /// Creation code of a contract, as frozen or as compiled.
-pub fn creation_code(name: &str) -> Result<Vec<u8>> {
+pub(crate) fn creation_code(name: &str) -> Result<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let path = root.join(format!("sdk/artifacts/{name}.json"));
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let artifact: serde_json::Value = serde_json::from_str(&text)?;
-    let code = artifact["bytecode"].as_str().context("an artifact without code")?;
-    Ok(alloy::primitives::hex::decode(code)?)
+    let code = artifact["bytecode"].as_str().ok_or("an artifact without code")?;
+    Ok(hex::decode(code)?)
 }
 
 /// An address that is nobody's.
@@ -108,7 +106,7 @@ fn somebody(number: u8) -> Address {
 
 impl Evm {
     /// Deploys everything.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let context = Context::mainnet()
             .with_db(CacheDB::new(EmptyDB::default()))
             .modify_cfg_chained(|cfg| cfg.set_spec_and_mainnet_gas_params(SpecId::OSAKA))
@@ -130,8 +128,15 @@ impl Evm {
         let owner = somebody(0xd0);
         evm.fund(owner);
         let families = [
-            "InputStep", "IndexStep", "ElementwiseStep", "FunctionStep", "ContractionStep", "QuantisedStep",
-            "ReductionStep", "SamplingStep", "TextStep",
+            "InputStep",
+            "IndexStep",
+            "ElementwiseStep",
+            "FunctionStep",
+            "ContractionStep",
+            "QuantisedStep",
+            "ReductionStep",
+            "SamplingStep",
+            "TextStep",
         ];
         let mut addresses = Vec::new();
         for family in families {
@@ -145,23 +150,32 @@ impl Evm {
         let arguments = (evm.oracle, evm.models, U256::from(STAKE), U256::from(3_600)).abi_encode_params();
         evm.operators = evm.create(owner, "OperatorRegistry", arguments)?;
         let config = (
-            evm.models, evm.operators, evm.game, WINDOW, 60u64, 120u32, 86_400u32, U256::from(STAKE), 2_000_000u32, 100_000u32,
+            evm.models,
+            evm.operators,
+            evm.game,
+            WINDOW,
+            60u64,
+            120u32,
+            86_400u32,
+            U256::from(STAKE),
+            2_000_000u32,
+            100_000u32,
         );
         let oracle = evm.create(owner, "InferenceOracle", config.abi_encode_params())?;
-        ensure!(oracle == evm.oracle, "the oracle is elsewhere");
+        assert_eq!(oracle, evm.oracle);
         let game = evm.create(owner, "DisputeGame", (evm.oracle, verifier, terms()).abi_encode_params())?;
-        ensure!(game == evm.game, "the game is elsewhere");
+        assert_eq!(game, evm.game);
         Ok(evm)
     }
 
     /// Gives somebody a million ether.
-    pub fn fund(&mut self, account: Address) {
+    pub(crate) fn fund(&mut self, account: Address) {
         let info = AccountInfo { balance: U256::from(10).pow(U256::from(24)), ..Default::default() };
         self.machine.ctx.journaled_state.database.insert_account_info(account, info);
     }
 
     /// What somebody has.
-    pub fn balance(&mut self, account: Address) -> Result<U256> {
+    pub(crate) fn balance(&mut self, account: Address) -> Result<U256> {
         use revm::Database;
         Ok(self.machine.ctx.journaled_state.database.basic(account)?.unwrap_or_default().balance)
     }
@@ -188,15 +202,16 @@ impl Evm {
             ExecutionResult::Success { gas, logs, output, .. } => {
                 for log in &logs {
                     if log.address == self.game
-                        && let Ok(event) = IDisputeGame::IDisputeGameEvents::decode_raw_log(log.topics(), &log.data.data)
+                        && let Ok(event) =
+                            IDisputeGame::IDisputeGameEvents::decode_raw_log(log.topics(), &log.data.data)
                     {
                         self.docket.apply(&event);
                     }
                 }
-                Ok(Receipt { output: output.into_data(), logs, gas: gas.used() })
+                Ok(Receipt { output: output.into_data(), logs, gas: gas.tx_gas_used() })
             }
             ExecutionResult::Revert { output, .. } => Err(output),
-            halted @ ExecutionResult::Halt { .. } => bail!("{halted:?}"),
+            halted @ ExecutionResult::Halt { .. } => return Err(format!("{halted:?}").into()),
         })
     }
 
@@ -205,25 +220,31 @@ impl Evm {
         let code = [creation_code(name)?, arguments].concat();
         match self.transact(from, TxKind::Create, U256::ZERO, code)? {
             Ok(_) => Ok(from.create(nonce)),
-            Err(data) => bail!("{name} can't be deployed: {}", reason(&data)),
+            Err(data) => return Err(format!("{name} can't be deployed: {}", reason(&data)).into()),
         }
     }
 
     /// Sends a transaction; `Err` inside: why it reverted.
-    pub fn try_send(&mut self, from: Address, to: Address, value: U256, data: Vec<u8>) -> Result<Result<Receipt, String>> {
+    pub(crate) fn try_send(
+        &mut self,
+        from: Address,
+        to: Address,
+        value: U256,
+        data: Vec<u8>,
+    ) -> Result<Result<Receipt, String>> {
         Ok(self.transact(from, TxKind::Call(to), value, data)?.map_err(|data| reason(&data)))
     }
 
     /// Sends a transaction that has to succeed.
-    pub fn send(&mut self, from: Address, to: Address, value: U256, call: &impl SolCall) -> Result<Receipt> {
+    pub(crate) fn send(&mut self, from: Address, to: Address, value: U256, call: &impl SolCall) -> Result<Receipt> {
         match self.try_send(from, to, value, call.abi_encode())? {
             Ok(receipt) => Ok(receipt),
-            Err(reason) => bail!("{reason}"),
+            Err(reason) => return Err(format!("{reason}").into()),
         }
     }
 
     /// Calls a view.
-    pub fn view<C: SolCall>(&mut self, to: Address, call: C) -> Result<C::Return> {
+    pub(crate) fn view<C: SolCall>(&mut self, to: Address, call: C) -> Result<C::Return> {
         let nobody = somebody(0xee);
         self.fund(nobody);
         let receipt = self.send(nobody, to, U256::ZERO, &call)?;
@@ -231,7 +252,7 @@ impl Evm {
     }
 
     /// Registers a model.
-    pub fn register(&mut self, model: &ModelDescriptor) -> Result<()> {
+    pub(crate) fn register(&mut self, model: &ModelDescriptor) -> Result<()> {
         let owner = somebody(0xd1);
         self.fund(owner);
         let call = IModelRegistry::registerCall { descriptor: model.clone(), uri: String::new() };
@@ -239,23 +260,20 @@ impl Evm {
     }
 
     /// Makes an operator with stake for `results` results, serving a model with a key that is its own.
-    pub fn operator(&mut self, key: &PrivateKeySigner, results: u64, model: &ModelDescriptor) -> Result<()> {
+    pub(crate) fn operator(&mut self, key: &Key, results: u64, model: &ModelDescriptor) -> Result<()> {
         let account = key.address();
         self.fund(account);
         let stake = U256::from(STAKE) * U256::from(results);
         self.send(account, self.operators, stake, &IOperatorRegistry::depositCall { operator: account })?;
         let domain = Domain { chain_id: 1, contract: self.operators };
-        let proof = signature_bytes(&key.sign_hash_sync(&domain.consent_digest(account))?);
+        let proof = key.sign(&domain.consent_digest(account));
         self.send(account, self.operators, U256::ZERO, &IOperatorRegistry::addSignerCall { signer: account, proof })?;
-        let call = IOperatorRegistry::setOfferCall {
-            modelId: model.id().0,
-            price: alloy::primitives::aliases::U96::from(PRICE),
-        };
+        let call = IOperatorRegistry::setOfferCall { modelId: model.id().0, price: U96::from(PRICE) };
         self.send(account, self.operators, U256::ZERO, &call).map(|_| ())
     }
 
     /// Asks.
-    pub fn ask(&mut self, model: &ModelDescriptor, input: &[u8], params: Params) -> Result<PackedRequest> {
+    pub(crate) fn ask(&mut self, model: &ModelDescriptor, input: &[u8], params: Params) -> Result<PackedRequest> {
         let asker = somebody(0xa5);
         self.fund(asker);
         let args = RequestArgs {
@@ -265,35 +283,41 @@ impl Evm {
             delivery: Delivery::Final,
             callbackGasLimit: 0,
             callbackGasPrice: 0,
-            maxFee: alloy::primitives::aliases::U96::from(PRICE),
+            maxFee: U96::from(PRICE),
             timeout: 3_600,
         };
         let receipt = self.send(asker, self.oracle, U256::from(PRICE), &IInferenceOracle::requestCall { args })?;
         let event = receipt.logs.iter().find_map(|log| IInferenceOracle::Requested::decode_log_data(&log.data).ok());
-        Ok(event.context("no request")?.request)
+        Ok(event.ok_or("no request")?.request)
     }
 
     /// Answers.
-    pub fn answer(&mut self, key: &PrivateKeySigner, request: PackedRequest, input: &[u8], output: &[u8]) -> Result<Result_> {
+    pub(crate) fn answer(
+        &mut self,
+        key: &Key,
+        request: PackedRequest,
+        input: &[u8],
+        output: &[u8],
+    ) -> Result<Answered> {
         let readable = Request::unpack(&request)?;
         let domain = Domain { chain_id: 1, contract: self.oracle };
-        let signature = signature_bytes(&key.sign_hash_sync(&domain.fulfillment_digest(&readable, output))?);
+        let signature = key.sign(&domain.fulfillment_digest(&readable, output));
         let answer = Answer { request, output: output.to_vec().into(), signature };
         let receipt = self.send(key.address(), self.oracle, U256::ZERO, &IInferenceOracle::fulfillCall { answer })?;
         let event = receipt.logs.iter().find_map(|log| IInferenceOracle::Fulfilled::decode_log_data(&log.data).ok());
-        let fulfillment = event.context("no result")?.fulfillment;
-        Ok(Result_ { request, input: input.to_vec(), fulfillment, output: output.to_vec() })
+        let fulfillment = event.ok_or("no result")?.fulfillment;
+        Ok(Answered { request, input: input.to_vec(), fulfillment, output: output.to_vec() })
     }
 
     /// Challenges; the number of the dispute.
-    pub fn challenge(&mut self, from: Address, result: &Result_) -> Result<u64> {
+    pub(crate) fn challenge(&mut self, from: Address, result: &Answered) -> Result<u64> {
         let call = IDisputeGame::challengeCall { request: result.request, fulfillment: result.fulfillment.clone() };
         let receipt = self.send(from, self.game, U256::from(terms().bond), &call)?;
         Ok(IDisputeGame::challengeCall::abi_decode_returns_validate(&receipt.output)?)
     }
 
     /// Somebody's credit in the game.
-    pub fn credit(&mut self, account: Address) -> Result<U256> {
+    pub(crate) fn credit(&mut self, account: Address) -> Result<U256> {
         self.view(self.game, IDisputeGame::creditOfCall { account })
     }
 }
@@ -308,11 +332,30 @@ impl std::fmt::Debug for Evm {
 fn reason(data: &[u8]) -> String {
     match IDisputeGame::IDisputeGameErrors::abi_decode(data) {
         Ok(error) => format!("{error:?}"),
-        Err(_) => format!("{:?}", Revert::decode(data)),
+        Err(_) => match IInferenceOracle::IInferenceOracleErrors::abi_decode(data) {
+            Ok(error) => format!("{error:?}"),
+            Err(_) => hex::encode(data),
+        },
     }
 }
 
-/// A hash as a key.
-pub fn key(number: u8) -> PrivateKeySigner {
-    PrivateKeySigner::from_bytes(&B256::repeat_byte(number)).expect("a valid scalar")
+/// A key that signs.
+#[derive(Clone, Debug)]
+pub(crate) struct Key(k256::ecdsa::SigningKey);
+
+impl Key {
+    /// One of a few.
+    pub(crate) fn new(number: u8) -> Self {
+        Self(k256::ecdsa::SigningKey::from_bytes(&[number; 32].into()).expect("a valid scalar"))
+    }
+
+    /// Its account.
+    pub(crate) fn address(&self) -> Address {
+        Address::from_public_key(self.0.verifying_key())
+    }
+
+    fn sign(&self, digest: &B256) -> Bytes {
+        let signed = self.0.sign_prehash_recoverable(digest.as_slice()).expect("it signs any digest");
+        signature_bytes(&Signature::from(signed))
+    }
 }

@@ -1,0 +1,277 @@
+//! `candor dispute`: disputes as the chain has them, one of them as a readable tree, and challenging by hand.
+use super::{Context, Outcome, UsageError, context::known_models};
+use crate::{
+    chain::{Rpc, WatchSettings},
+    config::{Config, Needs},
+    demo::narrator::{money, short},
+    dispute::{
+        Player,
+        book::{Book, Posted},
+        opinion::{self, Verdict},
+        tree::narrow,
+    },
+    models::CatalogModel,
+};
+use alloy::primitives::{Address, U256};
+use anyhow::{Context as _, bail};
+use candor_sdk::{
+    bindings::{IDisputeGame, IInferenceOracle, Outcome as End, Terms, Turn},
+    client::Call,
+    dispute::Case,
+    ids::ModelId,
+};
+use clap::Subcommand;
+use serde_json::json;
+
+/// What `candor dispute` does.
+#[derive(Debug, Subcommand)]
+pub(super) enum DisputeCommand {
+    /// Disputes that are open, or were not long ago
+    List,
+    /// One dispute: which node of which layer, which element, what is claimed, what is right, whose move, how long, for how much
+    Show {
+        /// Its number
+        id: u64,
+    },
+    /// Run a result's model again, and challenge the result if it is wrong; `candor run` with a watcher then plays the game
+    Challenge {
+        /// The request's number
+        request: u64,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+pub(super) async fn dispute(context: &Context, command: &DisputeCommand) -> anyhow::Result<Outcome> {
+    context.log_quietly()?;
+    let config = context.config(Needs::Chain)?;
+    let court = Court::read(&config).await?;
+    match command {
+        DisputeCommand::List => list(context, &court).await,
+        DisputeCommand::Show { id } => show(context, &config, &court, *id).await,
+        DisputeCommand::Challenge { request, dry_run } => challenge(context, &config, &court, *request, *dry_run).await,
+    }
+}
+
+/// The game of the configured deployment, read.
+struct Court {
+    rpc: Rpc,
+    game: Address,
+    terms: Terms,
+    /// Unix second of the newest block.
+    now: u64,
+    book: Book,
+}
+
+impl Court {
+    async fn read(config: &Config) -> anyhow::Result<Self> {
+        let chain = &config.chain;
+        let urls: Vec<_> = chain.rpc_urls.iter().map(|url| url.expose().clone()).collect();
+        let rpc = Rpc::connect(&urls, chain.chain_id, chain.oracle).await?;
+        let client = rpc.client();
+        let game = client.view(client.oracle, IInferenceOracle::disputeGameCall {}).await?;
+        if game.is_zero() {
+            bail!("this deployment has no dispute game: its results are worth their operators' word");
+        }
+        let terms = client.view(game, IDisputeGame::termsCall {}).await?;
+        let settings = WatchSettings {
+            confirmations: 0,
+            poll_interval: chain.poll_interval,
+            max_block_range: chain.max_block_range,
+            overlap: 0,
+        };
+        let mut book = Book::new(game, settings, chain.start_block);
+        let now = loop {
+            let (head, caught_up) = book.look(&rpc).await?;
+            if caught_up {
+                break head.timestamp;
+            }
+        };
+        Ok(Self { rpc, game, terms, now, book })
+    }
+
+    /// Seconds left for whoever's turn it is; none once the dispute has ended.
+    async fn time_left(&self, case: &Case) -> anyhow::Result<Option<u64>> {
+        if case.ended.is_some() {
+            return Ok(None);
+        }
+        let call = IDisputeGame::deadlineOfCall { dispute: case.dispute().clone() };
+        let until: u64 = self.rpc.client().view(self.game, call).await?.saturating_to();
+        Ok(Some(until.saturating_sub(self.now)))
+    }
+}
+
+/// A line about disputes that are open, and those of them that are this account's.
+pub(super) async fn summary(context: &Context, config: &Config) -> anyhow::Result<()> {
+    let client = context.client(config).await?;
+    if client.view(client.oracle, IInferenceOracle::disputeGameCall {}).await?.is_zero() {
+        return Ok(());
+    }
+    let court = Court::read(config).await?;
+    let account = context.account(config).ok().map(|key| key.address());
+    let open: Vec<&Case> = court.book.docket().cases().filter(|case| case.ended.is_none()).collect();
+    let party = |case: &&&Case| {
+        let parties = [case.opened.operator, case.opened.challenger];
+        account.is_some_and(|account| parties.contains(&account))
+    };
+    let own = open.iter().filter(party).count();
+    let bond = U256::from(court.terms.bond);
+    context.say(
+        || match open.len() {
+            0 => format!("disputes   none open; a challenge takes {}", money(bond)),
+            all => format!("disputes   {all} open, {own} of them this account's: `candor dispute list`"),
+        },
+        || json!({ "event": "disputes", "open": open.len(), "own": own, "bond": bond.to_string() }),
+    )
+}
+
+/// Whose move it is, and which.
+fn turn(case: &Case) -> String {
+    if let Some(ended) = case.ended {
+        return match ended.outcome {
+            End::Upheld => "upheld: the challenger ran out of time".to_owned(),
+            End::Moot => "moot: another dispute over the result was won".to_owned(),
+            _ => "rejected: the result was wrong, or its operator silent".to_owned(),
+        };
+    }
+    let what = match case.turn() {
+        Turn::Claim => "operator: say what the run was",
+        Turn::Select => "challenger: point at what differs",
+        Turn::Reveal => "operator: show the hashes below",
+        Turn::RevealLeaf => "operator: show the elements",
+        Turn::SelectElement => "challenger: name or prove an element",
+        Turn::RevealPartials => "operator: show the partials",
+        Turn::Prove => "challenger: prove",
+        Turn::None | Turn::__Invalid => "nobody",
+    };
+    what.to_owned()
+}
+
+async fn list(context: &Context, court: &Court) -> anyhow::Result<Outcome> {
+    let mut any = false;
+    for case in court.book.docket().cases() {
+        any = true;
+        let left = court.time_left(case).await?;
+        let request = candor_sdk::request::Request::unpack(&case.request)?.id;
+        let dispute = case.dispute();
+        context.say(
+            || {
+                let time = left.map_or_else(String::new, |left| format!(", {left} s left"));
+                let (operator, challenger) = (short(&dispute.operator), short(&dispute.challenger));
+                format!(
+                    "{}  request {request}, operator {operator}, challenger {challenger}; {}{time}",
+                    case.id(),
+                    turn(case)
+                )
+            },
+            || {
+                json!({ "event": "dispute", "id": case.id(), "request": request.0, "operator": dispute.operator,
+                    "challenger": dispute.challenger, "turn": format!("{:?}", case.turn()), "moves": dispute.moves,
+                    "seconds_left": left, "outcome": case.ended.map(|ended| format!("{:?}", ended.outcome)) })
+            },
+        )?;
+    }
+    if !any {
+        context.say(|| "no disputes".to_owned(), || json!({ "event": "disputes", "count": 0 }))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The model of a result, if it is known here.
+fn player(context: &Context, config: &Config, id: ModelId) -> Option<Player> {
+    known_models(config)
+        .iter()
+        .find_map(|source| {
+            let model = CatalogModel::load(source).ok().filter(|model| model.id() == id)?;
+            Player::new(model.name(), model.runner())
+        })
+        .or_else(|| {
+            let model = context.model(config, &id.to_string()).ok()?;
+            Player::new(model.name(), model.runner())
+        })
+}
+
+async fn show(context: &Context, config: &Config, court: &Court, id: u64) -> anyhow::Result<Outcome> {
+    let case =
+        court.book.docket().case(id).ok_or_else(|| UsageError(format!("there is no dispute {id} on this chain")))?;
+    let left = court.time_left(case).await?;
+    let request = candor_sdk::request::Request::unpack(&case.request)?;
+    let player = player(context, config, request.model);
+    let posted = court.book.results().get(&case.opened.result);
+    let found = narrow(case, player.as_ref(), posted)?;
+    let (dispute, bond) = (case.dispute(), U256::from(court.terms.bond));
+    context.say(
+        || {
+            let name = player.as_ref().map_or_else(|| request.model.short(), |player| player.name.clone());
+            let mut text = format!(
+                "dispute {id} over request {}: model {name}\n├ operator    {}\n├ challenger  {}\n├ at stake    bond {}, reward {}\n├ turn        {}",
+                request.id, dispute.operator, dispute.challenger, money(bond), money(U256::from(court.terms.reward)), turn(case)
+            );
+            if let Some(left) = left {
+                text += &format!("\n├ time left   {left} s");
+            }
+            text += &format!("\n└ {} moves", dispute.moves);
+            for line in &found.lines {
+                text += &format!("\n    {line}");
+            }
+            text
+        },
+        || {
+            json!({ "event": "dispute", "id": id, "request": request.id.0, "model": request.model.to_string(),
+                "operator": dispute.operator, "challenger": dispute.challenger, "bond": bond.to_string(),
+                "reward": U256::from(court.terms.reward).to_string(), "turn": format!("{:?}", case.turn()),
+                "seconds_left": left, "moves": dispute.moves, "node": found.node, "label": found.label,
+                "row": found.element.map(|at| at.0), "col": found.element.map(|at| at.1), "claimed": found.claimed,
+                "right": found.right, "outcome": case.ended.map(|ended| format!("{:?}", ended.outcome)) })
+        },
+    )?;
+    Ok(Outcome::Done)
+}
+
+async fn challenge(
+    context: &Context,
+    config: &Config,
+    court: &Court,
+    request: u64,
+    dry_run: bool,
+) -> anyhow::Result<Outcome> {
+    let of = |posted: &&Posted| posted.readable().is_some_and(|readable| readable.id.0 == request);
+    let posted = court.book.results().values().filter(of).max_by_key(|posted| posted.readable().map(|r| r.attempt));
+    let posted = posted.with_context(|| format!("request {request} has no result that is not final"))?;
+    let model = posted.readable().context("the request does not decode")?.model;
+    let player = player(context, config, model)
+        .with_context(|| format!("model {model} is neither embedded nor configured here; name it in models.serve"))?;
+    let looked = posted.clone();
+    let verdict = tokio::task::spawn_blocking(move || opinion::examine(&player, &looked)).await?;
+    let bond = U256::from(court.terms.bond);
+    match verdict {
+        Verdict::Right => {
+            context.say(
+                || format!("the result of request {request} is right; there is nothing to challenge"),
+                || json!({ "event": "examined", "request": request, "verdict": "right" }),
+            )?;
+            Ok(Outcome::No)
+        }
+        Verdict::Unsure(reason) => bail!("the result can't be judged: {reason}"),
+        Verdict::Wrong if dry_run => {
+            context.say(
+                || format!("the result of request {request} is wrong; a challenge would put up {}", money(bond)),
+                || json!({ "event": "examined", "request": request, "verdict": "wrong", "bond": bond.to_string() }),
+            )?;
+            Ok(Outcome::Done)
+        }
+        Verdict::Wrong => {
+            let account = context.account(config)?;
+            let client = context.paying_client(config, &account).await?;
+            let (request_, fulfillment) = (posted.request, posted.fulfillment.clone());
+            let call = IDisputeGame::challengeCall { request: request_, fulfillment };
+            let receipt = client.send(Call::new(court.game, bond, &call)).await?;
+            context.say(
+                || format!("the result of request {request} is wrong: challenged with {} in {}", money(bond), receipt.transaction_hash),
+                || json!({ "event": "challenged", "request": request, "transaction": receipt.transaction_hash, "bond": bond.to_string() }),
+            )?;
+            Ok(Outcome::Done)
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Disputes between real relayers on a real chain: liars, silent ones, false challengers, crashes. What strategy does against every lie is tested
+//! without a chain, in `sdk/tests/dispute`; here it is what relayers do with it.
+//!
+//!     CANDOR_SEEDS=100 cargo test -p candor-tests --test dispute random -- --nocapture
+
+use alloy::{
+    primitives::{Address, U256},
+    providers::Provider,
+};
+use anyhow::{Context, Result, ensure};
+use candor_relayer::{
+    dispute::{
+        DisputeProgress,
+        liar::{Flip, Liar},
+    },
+    engine::{InferError, InferRequest},
+    pipeline::{Handle, Infer, Progress, Settings, WatcherSettings},
+};
+use candor_sdk::{
+    bindings::{IDisputeGame, IOperatorRegistry, RequestStatus},
+    client::Call,
+    ids::RequestId,
+};
+use candor_tests::{
+    Operator, World,
+    world::{WINDOW, applicant, dispute_terms, ether, image},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::broadcast, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// A chain with two operators: one lies, the other answers what the liar's request becomes. And a watcher's account.
+struct Court {
+    world: World,
+    liar: Operator,
+    honest: Operator,
+    watcher: alloy::signers::local::PrivateKeySigner,
+    folder: tempfile::TempDir,
+}
+
+impl Court {
+    async fn new() -> Result<Self> {
+        let mut world = World::start_with_disputes().await?;
+        let liar = world.operator(ether(5)).await?;
+        let honest = Operator { key: world.account().await?.clone() };
+        let watcher = world.account().await?;
+        Ok(Self { world, liar, honest, watcher, folder: tempfile::tempdir()? })
+    }
+
+    async fn start(&self, settings: Settings) -> Result<(Handle, broadcast::Receiver<Progress>)> {
+        let (reporter, progress) = broadcast::channel(4096);
+        Ok((candor_relayer::pipeline::spawn(settings, reporter, CancellationToken::new()).await?, progress))
+    }
+
+    /// The lying operator's relayer: `model` is answered, and defended, by `infer`.
+    fn liars_settings(&self, model: &str, infer: Arc<dyn Infer>) -> Result<Settings> {
+        let folder = self.folder.path().join("liar");
+        std::fs::create_dir_all(&folder)?;
+        let mut settings = self.world.settings(&folder, Some(&self.liar));
+        let id = self.world.models[model].id();
+        let models = &mut settings.operator.as_mut().context("no operator")?.models;
+        models.get_mut(&id).context("not served")?.model = infer;
+        Ok(settings)
+    }
+
+    /// A relayer that answers nothing and watches everything.
+    fn watchers_settings(&self) -> Result<Settings> {
+        let folder = self.folder.path().join("watcher");
+        std::fs::create_dir_all(&folder)?;
+        let mut settings = self.world.settings(&folder, None);
+        let models = self.world.settings(&folder, Some(&self.liar)).operator.context("no operator")?.models;
+        settings.watcher = Some(WatcherSettings { account: self.watcher.clone(), models, cap: ether(1) });
+        Ok(settings)
+    }
+
+    fn liar_of(&self, model: &str, flip: Flip) -> Result<Arc<dyn Infer>> {
+        Ok(Arc::new(Liar::new(&self.world.models[model].imported().model, flip)?))
+    }
+
+    async fn stake(&self, operator: Address) -> Result<U256> {
+        let client = &self.world.client;
+        Ok(client.view(client.operators, IOperatorRegistry::stakeOfCall { operator }).await?.stake)
+    }
+
+    async fn game_balance(&self) -> Result<U256> {
+        Ok(self.world.client.provider().get_balance(self.world.deployment.game).await?)
+    }
+
+    async fn credit(&self, account: Address) -> Result<U256> {
+        let call = IDisputeGame::creditOfCall { account };
+        Ok(self.world.client.view(self.world.deployment.game, call).await?)
+    }
+
+    /// Waits until the liar has lost one result's stake.
+    async fn convicted(&self, before: U256) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let now = self.stake(self.liar.address()).await?;
+            if now < before {
+                ensure!(before - now == self.world.client.terms().await?.stake_per_result, "slashed {}", before - now);
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the liar was not convicted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the game owes nobody anything: every bond paid back or lost, every credit taken out or counted.
+    async fn settled(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let owed = self.credit(self.liar.address()).await?
+                + self.credit(self.honest.address()).await?
+                + self.credit(self.watcher.address()).await?;
+            let held = self.game_balance().await?;
+            if held == owed && self.credit(self.watcher.address()).await?.is_zero() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the game holds {held} wei and owes {owed}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Waits until the watcher has looked at a result; what it thinks.
+async fn examined(
+    progress: &mut broadcast::Receiver<Progress>,
+    id: RequestId,
+) -> Result<candor_relayer::dispute::opinion::Verdict> {
+    let wait = async {
+        loop {
+            if let Progress::Dispute(DisputeProgress::Examined { id: of, verdict }) = progress.recv().await?
+                && of == id
+            {
+                return anyhow::Ok(verdict);
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.context("nobody looked at the result")?
+}
+
+/// One bit of one weight of each model, first layer and last: answered, challenged, narrowed down, convicted; then an honest operator answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_liar_is_caught_and_the_request_is_answered_by_another() -> Result<()> {
+    let mut court = Court::new().await?;
+    let watcher_before = court.world.client.provider().get_balance(court.watcher.address()).await?;
+    for (model, input, tensor) in [("credit", applicant(), 0), ("digits", image(), 0)] {
+        // The exponent's lowest bit of the first weight.
+        let infer = court.liar_of(model, Flip { tensor: find_weight(&court, model, tensor)?, byte: 3, bit: 0 })?;
+        let (liar, _) = court.start(court.liars_settings(model, infer)?).await?;
+        let (watcher, mut progress) = court.start(court.watchers_settings()?).await?;
+        let before = court.stake(court.liar.address()).await?;
+        let id = court.world.ask(model, &input).await?;
+        let verdict = examined(&mut progress, id).await?;
+        ensure!(verdict == candor_relayer::dispute::opinion::Verdict::Wrong, "{model}: {verdict:?}");
+        court.convicted(before).await?;
+        court.settled().await?;
+        liar.stop().await?;
+        // Open again, for another.
+        let honest = court.world.operator(ether(5)).await?;
+        let folder = tempfile::tempdir()?;
+        let (relayer, _) = court.world.relayer(folder.path(), Some(&honest)).await?;
+        court.world.wait_for(id, RequestStatus::Fulfilled).await?;
+        court.world.pass(WINDOW).await?;
+        court.world.wait_for(id, RequestStatus::Finalized).await?;
+        let answer = court.world.client.fulfilled(id, 0).await?.context("no result")?.0.output;
+        ensure!(answer == court.world.right_answer(model, &input)?, "{model}: another wrong answer");
+        relayer.stop().await?;
+        watcher.stop().await?;
+    }
+    let watcher_after = court.world.client.provider().get_balance(court.watcher.address()).await?;
+    let reward = U256::from(dispute_terms().reward);
+    ensure!(
+        watcher_after > watcher_before + reward,
+        "watching two liars brings two rewards, less gas that was not repaid"
+    );
+    Ok(())
+}
+
+/// The first f32 weight of a model from tensor `from` on.
+fn find_weight(court: &Court, model: &str, from: usize) -> Result<u32> {
+    let tensors = court.world.models[model].imported().model.weights.tensors();
+    let found = tensors
+        .iter()
+        .enumerate()
+        .skip(from)
+        .find(|(_, tensor)| tensor.dtype() == candor_sdk::program::WeightType::F32 && tensor.rows() > 1);
+    Ok(u32::try_from(found.context("no f32 matrix")?.0)?)
+}
+
+/// Answers nonsense, and has nothing to defend it with.
+#[derive(Debug)]
+struct Mute(Arc<dyn Infer>);
+
+impl Infer for Mute {
+    fn infer(&self, batch: &[InferRequest]) -> Vec<Result<Vec<u8>, InferError>> {
+        let answers = self.0.infer(batch).into_iter();
+        answers.map(|answer| answer.map(|bytes| bytes.iter().map(|byte| byte ^ 1).collect())).collect()
+    }
+
+    fn device(&self) -> String {
+        self.0.device()
+    }
+}
+
+/// An operator that says nothing loses by time, whatever it was about.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_operator_runs_out_of_time() -> Result<()> {
+    let court = Court::new().await?;
+    let mute = Arc::new(Mute(court.world.models["credit"].runner()));
+    let (liar, _) = court.start(court.liars_settings("credit", mute)?).await?;
+    let (watcher, mut progress) = court.start(court.watchers_settings()?).await?;
+    let before = court.stake(court.liar.address()).await?;
+    let id = court.world.ask("credit", &applicant()).await?;
+    examined(&mut progress, id).await?;
+    court.world.wait_for(id, RequestStatus::Disputed).await?;
+    court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+    court.convicted(before).await?;
+    court.settled().await?;
+    liar.stop().await?;
+    Ok(watcher.stop().await?)
+}
+
+/// Somebody challenges a right answer and never moves: the operator answers in time, and has its gas repaid from the bond.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_operator_outlasts_a_false_challenger() -> Result<()> {
+    let court = Court::new().await?;
+    let settings = court.world.settings(court.folder.path(), Some(&court.liar)); // honest here
+    let (operator, _) = court.start(settings).await?;
+    let id = court.world.ask("credit", &applicant()).await?;
+    court.world.wait_for(id, RequestStatus::Fulfilled).await?;
+    let client = &court.world.client;
+    let (event, _) = client.fulfilled(id, 0).await?.context("no result")?;
+    let request = client.requested(id, 0).await?.context("no request")?.request;
+    let call = IDisputeGame::challengeCall { request, fulfillment: event.fulfillment };
+    let before = court.stake(court.liar.address()).await?;
+    client.send(Call::new(court.world.deployment.game, U256::from(dispute_terms().bond), &call)).await?;
+    // The claim is made, and then it is the challenger's turn, for ever.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let result = candor_relayer::dispute::book::result_hash(&call.request, &call.fulfillment);
+    while client.view(court.world.deployment.game, IDisputeGame::resultOfCall { result }).await?.claimedAt == 0 {
+        ensure!(Instant::now() < deadline, "no claim was made");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+    court.world.wait_for(id, RequestStatus::Finalized).await?;
+    ensure!(court.stake(court.liar.address()).await? == before, "an honest operator was slashed");
+    court.settled().await?;
+    Ok(operator.stop().await?)
+}
+
+/// Moves, gas and time of every transaction that the game saw.
+async fn print_bill(court: &Court) -> Result<()> {
+    let client = &court.world.client;
+    let filter = alloy::rpc::types::Filter::new().address(court.world.deployment.game).from_block(0);
+    let mut seen = std::collections::HashSet::new();
+    let mut sums = std::collections::BTreeMap::<&str, (u64, u64)>::new();
+    for log in client.provider().get_logs(&filter).await? {
+        let hash = log.transaction_hash.context("a pending log")?;
+        if !seen.insert(hash) {
+            continue;
+        }
+        let receipt = client.provider().get_transaction_receipt(hash).await?.context("no receipt")?;
+        let side = if receipt.from == court.liar.address() { "operator" } else { "challenger" };
+        let sum = sums.entry(side).or_default();
+        *sum = (sum.0 + 1, sum.1 + receipt.gas_used);
+        println!("{side:<10} {:>9} gas, {} bytes", receipt.gas_used, log.data().data.len());
+    }
+    for (side, (moves, gas)) in sums {
+        println!("{side}: {moves} transactions, {gas} gas");
+    }
+    Ok(())
+}
+
+/// One flipped bit of one weight of a real model is found, narrowed down and convicted.
+///
+///     relayer/models/fetch.sh DEST minilm smollm2
+///     CANDOR_MODEL=DEST/minilm cargo test --release -p candor-tests --test dispute real -- --ignored --nocapture
+///
+/// `CANDOR_TOKENS` are the tokens of the prompt (20), `CANDOR_GENERATE` the tokens to generate, for a model that does (100); `CANDOR_WEIGHT` is part of
+/// the name of the weight tensor whose first f32 or half loses a bit.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a model that is fetched, and a release build"]
+async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
+    use candor_relayer::{config::ModelSource, models::CatalogModel};
+    let number = |name: &str, default: u32| -> Result<u32> {
+        std::env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name} is a number")))
+    };
+    let folder = std::env::var("CANDOR_MODEL").context("CANDOR_MODEL names a model's folder")?;
+    let wanted = std::env::var("CANDOR_WEIGHT").unwrap_or_default();
+    let mut world = World::start_with_disputes().await?;
+    let started = Instant::now();
+    let model = Arc::new(CatalogModel::load(&ModelSource::Folder(folder.into()))?);
+    println!("{} loaded in {:.1?}", model.name(), started.elapsed());
+    let graph = &model.imported().model;
+    let tensors = graph.weights.tensors();
+    let tensor = tensors.iter().position(|tensor| tensor.rows() > 1 && tensor.name().contains(&wanted));
+    let tensor = tensor.context("no such weight")?;
+    let byte = if tensors[tensor].dtype() == candor_sdk::program::WeightType::F32 { 3 } else { 1 };
+    println!("bit 0 of byte {byte} of {} is flipped", tensors[tensor].name());
+    world.client.send(world.client.register_model(model.descriptor(), String::new())).await?;
+    world.models.insert("real", model.clone());
+    let (prompt, generate) = (number("CANDOR_TOKENS", 20)?, number("CANDOR_GENERATE", 100)?);
+    let input: Vec<u8> = (0..prompt).flat_map(|token| (1000 + 37 * token % 20_000).to_be_bytes()).collect();
+    let liar = world.operator(ether(5)).await?;
+    let watcher = world.account().await?;
+    let honest = Operator { key: world.account().await? };
+    let court = Court { world, liar, honest, watcher, folder: tempfile::tempdir()? };
+    let flip = Flip { tensor: u32::try_from(tensor)?, byte, bit: 0 };
+    let infer: Arc<dyn Infer> = Arc::new(Liar::new(graph, flip)?);
+    let (liar, _) = court.start(court.liars_settings("real", infer)?).await?;
+    let (watching, mut progress) = court.start(court.watchers_settings()?).await?;
+    let before = court.stake(court.liar.address()).await?;
+    let ask = candor_tests::Ask {
+        model: model.id(),
+        input,
+        delivery: candor_sdk::bindings::Delivery::Final,
+        callback_gas: 0,
+    };
+    let (mut args, value) = court.world.args(&ask);
+    args.params.maxTokens = if graph.limits.max_tokens > 0 { generate } else { 0 };
+    let receipt = court.world.client.send(court.world.client.request(args, value)).await?;
+    let id = candor_tests::world::request_id(&receipt)?;
+    let asked = Instant::now();
+    let verdict = loop {
+        match tokio::time::timeout(Duration::from_secs(600), progress.recv()).await?? {
+            Progress::Dispute(DisputeProgress::Examined { id: of, verdict }) if of == id => break verdict,
+            Progress::Dispute(progress) => println!("{:>7.1?} {progress:?}", asked.elapsed()),
+            _ => {}
+        }
+    };
+    println!("{:>7.1?} the watcher finds it {verdict:?}", asked.elapsed());
+    while court.stake(court.liar.address()).await? == before {
+        ensure!(asked.elapsed() < Duration::from_secs(1800), "the liar was not convicted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("{:>7.1?} convicted", asked.elapsed());
+    print_bill(&court).await?;
+    liar.stop().await?;
+    Ok(watching.stop().await?)
+}
+
+/// A watcher is killed at each place that its first move comes by, and again at the next; it goes on, challenges once, and wins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_is_killed_goes_on_and_challenges_once() -> Result<()> {
+    use candor_relayer::crash::DISPUTE_PLACES;
+    use candor_tests::RelayerProcess;
+    let mut court = Court::new().await?;
+    let infer = court.liar_of("credit", Flip { tensor: find_weight(&court, "credit", 0)?, byte: 3, bit: 0 })?;
+    let (liar, _) = court.start(court.liars_settings("credit", infer)?).await?;
+    let before = court.stake(court.liar.address()).await?;
+    let id = court.world.ask("credit", &applicant()).await?;
+    court.world.wait_for(id, RequestStatus::Fulfilled).await?;
+    court.honest = court.world.operator(ether(5)).await?;
+    let rpc = court.world.rpc_url();
+    let settings = [("watcher.enabled", "true")];
+    for place in DISPUTE_PLACES {
+        let folder = court.folder.path().join("watcher");
+        std::fs::create_dir_all(&folder)?;
+        let mut process =
+            RelayerProcess::start_with(&folder, &court.world, &rpc, &court.honest, Some(place), &settings)?;
+        let status = process.ended(Duration::from_secs(60)).await?;
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        ensure!(signal == Some(9), "it did not die at {place}:\n{}", process.log());
+    }
+    let folder = court.folder.path().join("watcher");
+    let last = RelayerProcess::start_with(&folder, &court.world, &rpc, &court.honest, None, &settings)?;
+    court.convicted(before).await.with_context(|| last.log())?;
+    court.settled().await.with_context(|| last.log())?;
+    let filter = alloy::rpc::types::Filter::new()
+        .address(court.world.deployment.game)
+        .event_signature(<IDisputeGame::Challenged as alloy::sol_types::SolEvent>::SIGNATURE_HASH)
+        .from_block(0);
+    ensure!(court.world.client.provider().get_logs(&filter).await?.len() == 1, "challenged more than once");
+    let failed = court.world.failed_transactions(court.honest.address()).await?;
+    ensure!(failed.is_empty(), "transactions that reverted: {failed:?}");
+    liar.stop().await?;
+    last.kill().await
+}
