@@ -6,7 +6,7 @@ use candor_relayer::engine::import::{self, Files, ImportError, Imported, Options
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
 use candor_sdk::program::{Params, Program};
 use safetensors::tensor::Dtype;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One thing that reads what strangers write.
 pub struct Target {
@@ -88,13 +88,16 @@ fn agree(imported: &Imported) -> Result<(), String> {
 /// Small sequences, so that models can be run.
 const OPTIONS: Options = Options { context: 64, max_tokens: 8, dtype: None };
 
-fn made() -> Vec<families::Made> {
-    vec![
-        families::bert(1, Dtype::F32),
-        families::decoder("llama", 2, Dtype::F16, true),
-        families::decoder("qwen2", 3, Dtype::BF16, false),
-        families::decoder("qwen3", 4, Dtype::F32, true),
-    ]
+fn made() -> &'static [families::Made] {
+    static MADE: OnceLock<Vec<families::Made>> = OnceLock::new();
+    MADE.get_or_init(|| {
+        vec![
+            families::bert(1, Dtype::F32),
+            families::decoder("llama", 2, Dtype::F16, true),
+            families::decoder("qwen2", 3, Dtype::BF16, false),
+            families::decoder("qwen3", 4, Dtype::F32, true),
+        ]
+    })
 }
 
 /// An input with the number of a folder in front: the rest of the folder is as it should be.
@@ -168,7 +171,7 @@ fn sequential(input: &[u8]) -> Result<Option<String>, String> {
 }
 
 fn descriptor_seeds() -> Vec<Vec<u8>> {
-    let models = made().into_iter().filter_map(|made| import::files(&made.files(), &OPTIONS).ok());
+    let models = made().iter().filter_map(|made| import::files(&made.files(), &OPTIONS).ok());
     models.map(|imported| imported.model.program.encode()).collect()
 }
 
