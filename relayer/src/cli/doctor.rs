@@ -247,10 +247,7 @@ async fn disputes(report: &mut Report<'_>, config: &Config, client: &AnyClient) 
             format!("a challenge takes {} and watcher.cap is {}: nothing can be challenged", money(bond), money(cap)),
         );
     }
-    report.good(
-        "disputes",
-        format!("a challenge takes {}, each side has {} s for its moves", money(bond), terms.clock),
-    )
+    report.good("disputes", format!("a challenge takes {}, each side has {} s for its moves", money(bond), terms.clock))
 }
 
 async fn chain(
