@@ -292,8 +292,8 @@ async fn print_bill(court: &Court) -> Result<()> {
 ///
 /// `CANDOR_TOKENS` are the tokens of the prompt (20), `CANDOR_GENERATE` the tokens to generate, for a model that does (100); `CANDOR_WEIGHT` is part of
 /// the name of the weight tensor whose first f32 or half loses a bit.
-#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a model that is fetched, and a release build"]
+#[tokio::test(flavor = "multi_thread")]
 async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
     use candor_relayer::{config::ModelSource, models::CatalogModel};
     let number = |name: &str, default: u32| -> Result<u32> {
