@@ -343,6 +343,7 @@ async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
         }
     };
     println!("{:>7.1?} the watcher finds it {verdict:?}", asked.elapsed());
+    ensure!(verdict == Verdict::Wrong, "that bit changes nothing in this answer; name another tensor (CANDOR_WEIGHT)");
     while court.stake(court.liar.address()).await? == before {
         ensure!(asked.elapsed() < Duration::from_secs(1800), "the liar was not convicted");
         tokio::time::sleep(Duration::from_millis(100)).await;
