@@ -384,9 +384,14 @@ async fn the_demo_tells_the_whole_story_and_leaves_nothing() -> Result<()> {
     }
     assert!(told("asked").iter().any(|event| event["delivery"] == "final" && event["model"] == "credit"));
     assert!(told("asked").iter().any(|event| event["delivery"] == "final" && event["model"] == "digits"));
-    assert_eq!(told("sum").len(), 3);
+    assert_eq!(told("sum").len(), 5);
     assert!(told("sum").iter().all(|event| event["balanced"] == true && event["left"] == event["right"]));
     assert_eq!(told("finished")[0]["finalized"], 6);
+    // The second act: a lie, caught and made good.
+    let disputed: Vec<&str> = told("dispute").iter().filter_map(|event| event["what"].as_str()).collect();
+    let steps = ["challenges", "claims", "selects", "reveals", "decides", "slashed", "answered", "final"];
+    let mut rest = disputed.iter();
+    assert!(steps.iter().all(|step| rest.any(|told| told == step)), "{disputed:?}");
     println!("the demo took {:.1} s", started.elapsed().as_secs_f64());
 
     assert!(chain_is_gone(&events).await, "the chain still runs");

@@ -31,9 +31,9 @@ pub(super) async fn demo(context: &Context, args: &DemoArgs) -> anyhow::Result<O
         )?;
         return Ok(Outcome::Done);
     }
-    // The story says what matters; the log adds what went wrong.
+    // The story says what matters; the log adds what went wrong. That a liar loses its dispute is the story.
     logging::start(
-        &LogConfig { format: LogFormat::Plain, level: "off,candor_relayer=error".into() },
+        &LogConfig { format: LogFormat::Plain, level: "off,candor_relayer=error,candor_relayer::dispute=off".into() },
         context.global.verbose,
     )?;
     let plan = Plan::new(args.requests.into(), args.image.as_deref(), args.applicant.as_deref())

@@ -7,12 +7,8 @@ use super::{
 };
 use crate::{
     chain::{Rpc, WatchSettings},
-    dispute::{
-        Player,
-        book::Book,
-        liar::{Flip, Liar},
-        tree::narrow,
-    },
+    dispute::{Player, book::Book, liar::Liar, tree::narrow},
+    engine::InferRequest,
     input::heldout,
     pipeline::{self, OperatorSettings, Served, Settings, WatcherSettings},
 };
@@ -27,7 +23,6 @@ use candor_sdk::{
     bindings::{Delivery, IDisputeGame, IInferenceOracle, IOperatorRegistry, Outcome, RequestStatus, Turn},
     dispute::Case,
     ids::RequestId,
-    program::WeightType,
     request::Request,
 };
 use std::{collections::HashMap, io::Write, path::Path, sync::Arc, time::Duration};
@@ -40,15 +35,11 @@ const CAP: u128 = 1_000_000_000_000_000_000;
 pub(super) async fn play<W: Write>(world: &World, narrator: &mut Narrator<W>, folder: &Path) -> anyhow::Result<bool> {
     let credit = &world.models["credit"];
     let model = &credit.imported().model;
-    let (tensor, bent) = model
-        .weights
-        .tensors()
-        .iter()
-        .enumerate()
-        .find(|(_, tensor)| tensor.dtype() == WeightType::F32 && tensor.rows() > 1)
-        .context("the credit model has f32 weights")?;
-    // The lowest bit of the exponent of the first weight: half of it, or twice as much.
-    let flip = Flip { tensor: u32::try_from(tensor)?, byte: 3, bit: 0 };
+    let loan = heldout::loans().into_iter().next().context("there are loans")?;
+    let input = loan.applicant.to_bytes();
+    let about = InferRequest { input, ..InferRequest::default() };
+    let flip = Liar::telling(model, 0, &about)?.context("some bit of some weight changes the answer")?;
+    let bent = &model.weights.tensors()[flip.tensor as usize];
     let liar = Arc::new(Liar::new(model, flip)?);
     narrator.tell(&Event::Act {
         title: format!(
@@ -81,7 +72,6 @@ pub(super) async fn play<W: Write>(world: &World, narrator: &mut Narrator<W>, fo
     let watching = start(Settings { operator: None, watcher: Some(watcher), ..settings }).await?;
     let purse = world.asker.provider().get_balance(world.watcher.address()).await?;
 
-    let loan = heldout::loans().into_iter().next().context("there are loans")?;
     let text = heldout::schema().summary(&loan.applicant);
     let question = Question::loan(world.desk, &loan.applicant, text.clone(), Delivery::Final)?;
     let value = U256::from(PRICE.0) + U256::from(2_000_000_000_000_000u64);

@@ -7,8 +7,11 @@ use crate::{
     engine::{Device, InferError, InferRequest, LoadError, LoadedModel},
     pipeline::Infer,
 };
-use candor_sdk::program::{FailedCheck, Model, ModelError, TraceTree, WeightTensor};
-use std::sync::Arc;
+use candor_sdk::program::{FailedCheck, Model, ModelError, TraceTree, WeightTensor, WeightType};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Which bit is flipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +24,12 @@ pub struct Flip {
     pub bit: u8,
 }
 
-/// The true model, and the one that is run.
+/// The true model, and the one that is run. It answers one batch: a liar that is convicted does not lie again when the request is open again.
 #[derive(Debug)]
 pub struct Liar {
     truth: Model,
     bent: LoadedModel,
+    lied: AtomicBool,
 }
 
 impl Liar {
@@ -34,7 +38,36 @@ impl Liar {
     /// # Errors
     /// If there is no such bit, or the model can't be loaded.
     pub fn new(truth: &Model, flip: Flip) -> Result<Self, LoadError> {
-        Ok(Self { truth: truth.clone(), bent: LoadedModel::load(bend(truth, flip)?, Device::default())? })
+        let bent = LoadedModel::load(bend(truth, flip)?, Device::default())?;
+        Ok(Self { truth: truth.clone(), bent, lied: AtomicBool::default() })
+    }
+
+    /// The first flip of a small model, from tensor `first` on, that changes the answer to a request; none if there is none among a few weights of each
+    /// tensor. Most bits change nothing: a weight may meet a zero.
+    ///
+    /// # Errors
+    /// As [`Liar::new`].
+    pub fn telling(truth: &Model, first: u32, request: &InferRequest) -> Result<Option<Flip>, LoadError> {
+        let answer = |model: &LoadedModel| model.infer(std::slice::from_ref(request)).pop().and_then(Result::ok);
+        let right = answer(&LoadedModel::load(truth.clone(), Device::default())?);
+        for (tensor, weights) in (0u32..).zip(truth.weights.tensors()).skip(first as usize) {
+            // The lowest bit of the exponent: half of it, or twice as much.
+            let (width, byte, bit) = match weights.dtype() {
+                WeightType::F32 => (4, 2, 7),
+                WeightType::F16 => (2, 1, 2),
+                WeightType::Bf16 => (2, 0, 7),
+                _ => continue,
+            };
+            let elements = weights.bytes().len() / width;
+            for element in [0, elements / 2, elements.saturating_sub(1)] {
+                let flip = Flip { tensor, byte: width * element + byte, bit };
+                let wrong = answer(&LoadedModel::load(bend(truth, flip)?, Device::default())?);
+                if wrong.is_some() && wrong != right {
+                    return Ok(Some(flip));
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -62,6 +95,9 @@ pub fn bend(model: &Model, flip: Flip) -> Result<Model, ModelError> {
 
 impl Infer for Liar {
     fn infer(&self, batch: &[InferRequest]) -> Vec<Result<Vec<u8>, InferError>> {
+        if self.lied.swap(true, Ordering::Relaxed) {
+            return batch.iter().map(|_| Err(InferError::Claim("it has said what it had to say".into()))).collect();
+        }
         self.bent.infer(batch)
     }
 

@@ -553,6 +553,8 @@ impl Table {
             match self.seat.sender.send(&self.shared.rpc, Purpose::Dispute, call, &[]).await {
                 Ok(sent) => {
                     info!(what, of, tx = %sent.hash, gas = sent.gas_used, succeeded = sent.succeeded, "dispute move mined");
+                    // Whatever ended may have brought credit.
+                    self.held.remove(&Errand::Withdraw);
                     let mined = Progress::Mined {
                         purpose: Purpose::Dispute.name(),
                         transaction: sent.hash,

@@ -220,7 +220,7 @@ impl Evm {
         let code = [creation_code(name)?, arguments].concat();
         match self.transact(from, TxKind::Create, U256::ZERO, code)? {
             Ok(_) => Ok(from.create(nonce)),
-            Err(data) => return Err(format!("{name} can't be deployed: {}", reason(&data)).into()),
+            Err(data) => Err(format!("{name} can't be deployed: {}", reason(&data)).into()),
         }
     }
 
@@ -239,7 +239,7 @@ impl Evm {
     pub(crate) fn send(&mut self, from: Address, to: Address, value: U256, call: &impl SolCall) -> Result<Receipt> {
         match self.try_send(from, to, value, call.abi_encode())? {
             Ok(receipt) => Ok(receipt),
-            Err(reason) => return Err(format!("{reason}").into()),
+            Err(reason) => Err(reason.into()),
         }
     }
 
