@@ -142,6 +142,12 @@ enum Own {
     Opinion(Opinion<Arc<EngineTrace>>),
 }
 
+/// What was learnt of a run on the way: of which result, and whether for its defence.
+type Learnt = (B256, bool, Own);
+
+/// The name and calldata of a move, if there is one.
+type Planned = Option<(&'static str, Bytes)>;
+
 pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerError> {
     let book = Book::new(seat.game, seat.settings, seat.first);
     let mut table = Table {
@@ -151,7 +157,7 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         book,
         begun: false,
         thoughts: JoinSet::new(),
-        about: HashMap::new(),
+        about: HashSet::new(),
         ready: BTreeMap::new(),
         held: HashMap::new(),
         own: HashMap::new(),
@@ -192,9 +198,9 @@ struct Table {
     book: Book,
     /// Whether everything was read once.
     begun: bool,
-    thoughts: JoinSet<(Errand, Thought, Option<(B256, bool, Own)>)>,
-    /// Errands being thought about, with what they are about.
-    about: HashMap<Errand, ()>,
+    thoughts: JoinSet<(Errand, Thought, Option<Learnt>)>,
+    /// Errands being thought about.
+    about: HashSet<Errand>,
     ready: BTreeMap<(u64, Errand), Ready>,
     /// What the chain refuses, or could not be thought through: left alone until then.
     held: HashMap<Errand, Instant>,
@@ -280,7 +286,7 @@ impl Table {
             let Ok((errand, thought, own)) = ended else {
                 error!("thinking about a dispute panicked; this is a bug in Candor, please report it");
                 let now = Instant::now() + HOLD;
-                self.held.extend(self.about.drain().map(|(errand, ())| (errand, now)));
+                self.held.extend(self.about.drain().map(|errand| (errand, now)));
                 continue;
             };
             self.about.remove(&errand);
@@ -324,7 +330,7 @@ impl Table {
 
     /// Whether something is to be started: it is not being thought about, ready or held.
     fn is_free(&self, errand: Errand) -> bool {
-        !self.about.contains_key(&errand)
+        !self.about.contains(&errand)
             && !self.held.contains_key(&errand)
             && !self.ready.keys().any(|(_, ready)| *ready == errand)
     }
@@ -441,7 +447,7 @@ impl Table {
         let key = (case.opened.result, operator);
         let known = self.own.get(&key).cloned();
         let game = self.seat.game;
-        self.about.insert(errand, ());
+        self.about.insert(errand);
         self.thoughts.spawn_blocking(move || match next(&case, &posted, &player, operator, known) {
             Ok((own, Some((what, data)))) => {
                 let call = Call { to: game, value: U256::ZERO, data };
@@ -475,7 +481,7 @@ impl Table {
                     let errand = Errand::Examine(result);
                     let player = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned();
                     if let Some(player) = player.filter(|_| self.thoughts.len() < THOUGHTS && self.is_free(errand)) {
-                        self.about.insert(errand, ());
+                        self.about.insert(errand);
                         self.thoughts.spawn_blocking(move || {
                             (errand, Thought::Verdict(opinion::examine(&player, &posted)), None)
                         });
@@ -632,7 +638,7 @@ fn next(
     player: &Player,
     operator: bool,
     known: Option<Own>,
-) -> Result<(Own, Option<(&'static str, Bytes)>), String> {
+) -> Result<(Own, Planned), String> {
     debug_assert_eq!(result_hash(&case.request, &case.fulfillment), case.opened.result);
     let own = match known {
         Some(own) => own,
