@@ -103,7 +103,7 @@ async fn another_program_takes_the_nonce_and_the_result_is_posted_all_the_same()
     };
     let signature = operator.key.sign_transaction_sync(&mut other)?;
     let envelope: TxEnvelope = other.into_signed(signature).into();
-    provider.send_raw_transaction(&envelope.encoded_2718()).await?;
+    let _sent = provider.send_raw_transaction(&envelope.encoded_2718()).await?;
     provider.anvil_mine(Some(1), None).await?;
     provider.anvil_set_auto_mine(true).await?;
     world.wait_for(id, RequestStatus::Fulfilled).await?;

@@ -1,6 +1,7 @@
 //! What a test of the engine runs on. The same test bodies are compiled into the tests of the CPU engine, where they run
 //! with every instruction set of this machine, and into `cuda_engine`, where they run on a GPU: the emulated one, or with
 //! `CANDOR_TEST_DEVICE=cuda` the first one of this machine.
+#![allow(dead_code)] // each test binary uses its part
 
 #[path = "../cuda_common/mod.rs"]
 pub(crate) mod cuda_common;
