@@ -26,7 +26,7 @@ test-contracts: $(TOOLS) ## the Solidity tests
 	$(FORGE) test
 
 test-rust: $(TOOLS) ## the Rust tests, end to end on anvil among them
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 bench: ## this machine's speed beside candle's own kernels
 	cargo bench --bench engine

@@ -1,5 +1,5 @@
 //! The weights of linear layers in another type, chosen at import: smaller and faster, and another model with an id of its
-//! own. What that costs is measured in [`super::cost`].
+//! own. What that costs is measured in [`super::cost()`].
 //!
 //! Converted is every weight that a linear layer (or a convolution, which is one) multiplies by: all but a few thousandths
 //! of a model's elements and the whole of its arithmetic. Biases, norms, positions and rotary tables keep their type: they

@@ -4,7 +4,7 @@
 //! bytes ── wire, proto ──> nodes and tensors ── build ──> items by name ── ops ──> ProgramBuilder
 //! ```
 //!
-//! Walking the nodes that the wanted outputs need, each name comes to stand for an [`Item`](item::Item): a tensor that the
+//! Walking the nodes that the wanted outputs need, each name comes to stand for an `Item`: a tensor that the
 //! program computes, a constant, or integers that are known at import (shapes, and what graphs compute from shapes). `tensor`
 //! fits tensors of many dimensions to the program's two. A module of operations each: `elementwise`, `shape`, `rows`,
 //! `contraction`. `candle` is the same file run by candle-onnx.
