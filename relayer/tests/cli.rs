@@ -228,6 +228,8 @@ fn the_models_are_listed_without_a_chain() {
     let output = person.types(&["model", "show", "digits", "--json"]);
     let value: serde_json::Value = serde_json::from_str(&said(&output)).unwrap();
     assert_eq!((&value["model"], &value["min_input_bytes"]), (&"digits".into(), &784.into()));
+    let drawn = said(&person.types(&["model", "show", "digits"]));
+    assert!(drawn.contains("multiply-adds a position") && drawn.contains("RowMax"), "{drawn}");
     // By its id it is the same model.
     let id = value["id"].as_str().unwrap();
     assert_eq!(said(&person.types(&["model", "show", id, "--json"])), said(&output));

@@ -4,7 +4,7 @@ use crate::{
     config::{Config, ModelSource, Needs, Wei},
     demo::narrator::grouped,
     engine::import::{
-        Options, Precision, report,
+        Options, Outline, Precision, report,
         source::{self, Fetch, Source},
     },
     models::CatalogModel,
@@ -177,18 +177,17 @@ async fn show(context: &Context, named: &str) -> anyhow::Result<()> {
     let model = context.model(&config, named)?;
     let chain = on_chain(context, &model).await?;
     let descriptor = model.descriptor();
-    let program = &model.imported().model.program;
+    let outline = Outline::of(&model.imported().model);
     context.say(
         || {
             let limits = &descriptor.limits;
             let mut text = format!(
-                "{}\n  id               {}\n  arithmetic       version {}\n  graph root       {}, {} nodes\n  weights root     {}\n  \
+                "{}\n  id               {}\n  arithmetic       version {}\n  graph root       {}\n  weights root     {}\n  \
                  vocabulary root  {}\n  input            {} to {} bytes\n  output           at most {} bytes\n  runs on          {}",
                 model.name(),
                 model.id(),
                 descriptor.arithmeticVersion,
                 descriptor.graphRoot,
-                program.nodes.len(),
                 descriptor.weightsRoot,
                 descriptor.vocabRoot,
                 limits.minInputBytes,
@@ -206,7 +205,7 @@ async fn show(context: &Context, named: &str) -> anyhow::Result<()> {
                     }
                 }
             }
-            text
+            text + "\n  graph            " + &outline.to_string().replace('\n', "\n  ")
         },
         || {
             json!({
@@ -215,7 +214,7 @@ async fn show(context: &Context, named: &str) -> anyhow::Result<()> {
                 "graph_root": descriptor.graphRoot, "weights_root": descriptor.weightsRoot, "vocab_root": descriptor.vocabRoot,
                 "min_input_bytes": descriptor.limits.minInputBytes, "max_input_bytes": descriptor.limits.maxInputBytes,
                 "max_output_bytes": descriptor.limits.maxOutputBytes, "max_tokens": descriptor.limits.maxTokens,
-                "nodes": program.nodes.len(), "device": model.runner().device(),
+                "nodes": outline.nodes(), "device": model.runner().device(),
                 "registered": chain.as_ref().map(|chain| chain.registered),
                 "offers": chain.as_ref().map(|chain| {
                     let offer = |offer: &candor_sdk::bindings::Offer| json!({ "operator": offer.operator, "price": offer.price.to_string() });

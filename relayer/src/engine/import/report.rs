@@ -1,11 +1,12 @@
 //! Importing for people: progress while it runs, and a report of what came out.
 
+use super::outline::{Outline, short};
 use super::{
     Check, CheckError, Cost, CostError, Files, ImportError, Imported, Options, Precision, as_stored, cost, hashing,
     quantise,
 };
 use candor_sdk::ids::ModelId;
-use candor_sdk::program::{Limits, Model, ModelDescriptor, Op, Operand, Symbols, WeightType};
+use candor_sdk::program::{Limits, ModelDescriptor, WeightType};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -88,22 +89,6 @@ pub struct Stored {
     pub bytes: u64,
 }
 
-/// A part of the graph: nodes whose labels begin alike.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Part {
-    /// The common beginning, with layers counted together.
-    pub name: String,
-    /// How many layers are counted together; 1 for what is not a layer.
-    pub repeated: u32,
-    /// Nodes.
-    pub nodes: usize,
-    /// Elements of the weights that it is the first to read.
-    pub parameters: u64,
-    /// Multiply-adds for one position of a sequence, or for a request of fixed size; attention over earlier positions is
-    /// not counted.
-    pub multiply_adds: u64,
-}
-
 /// What a person wants to know of a model.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -115,12 +100,10 @@ pub struct Report {
     pub id: ModelId,
     /// What the id is made of.
     pub descriptor: ModelDescriptor,
-    /// Nodes of its graph.
-    pub nodes: usize,
     /// Its weights by type.
     pub weights: BTreeMap<&'static str, Stored>,
-    /// Its graph in parts, in order.
-    pub parts: Vec<Part>,
+    /// Its graph.
+    pub outline: Outline,
     /// What it accepts and yields.
     pub limits: Limits,
     /// What the import changed.
@@ -208,66 +191,15 @@ impl Report {
             name: imported.name.clone(),
             family: imported.family.name(),
             id: descriptor.model_id(),
-            nodes: model.program.nodes.len(),
             descriptor,
             weights,
-            parts: parts(model),
+            outline: Outline::of(model),
             limits: model.limits,
             notes: imported.notes.clone(),
             check: None,
             cost: None,
         }
     }
-}
-
-/// The graph by the beginnings of its labels.
-fn parts(model: &Model) -> Vec<Part> {
-    // One position: of a prompt of one token, or of the fixed input.
-    let tokens = model.program.input_kind() == Some(candor_sdk::program::InputKind::Tokens);
-    let input_bytes = if tokens { 4 } else { model.limits.min_input_bytes };
-    let prompt = if tokens { 1 } else { input_bytes };
-    let sequence = prompt + u32::from(model.program.generation().is_some());
-    let bound = model.bind(Symbols { sequence, prompt, input_bytes, output_bytes: 0 });
-    let mut parts: Vec<Part> = Vec::new();
-    let mut seen = vec![false; model.weights.tensors().len()];
-    let mut layers: Vec<Vec<String>> = Vec::new();
-    for (index, node) in model.program.nodes.iter().enumerate() {
-        let (name, layer) = group(&node.label);
-        let at = parts.iter().position(|part| part.name == name).unwrap_or_else(|| {
-            parts.push(Part { name, ..Part::default() });
-            layers.push(Vec::new());
-            parts.len() - 1
-        });
-        if !layers[at].contains(&layer) {
-            layers[at].push(layer);
-        }
-        parts[at].nodes += 1;
-        parts[at].repeated = layers[at].len() as u32; // at most as many as nodes
-        for operand in &node.inputs {
-            let Operand::Weight(weight) = operand else { continue };
-            let Some(tensor) = model.weights.get(*weight) else { continue };
-            if !std::mem::replace(&mut seen[*weight as usize], true) {
-                parts[at].parameters += tensor.rows() as u64 * tensor.cols() as u64;
-            }
-            if matches!(node.op, Op::Linear | Op::QuantLinear)
-                && let Ok(bound) = &bound
-                && node.inputs.len() > 1
-                && Some(operand) == node.inputs.iter().find(|operand| matches!(operand, Operand::Weight(_)))
-            {
-                let rows = bound.nodes.get(index).map_or(0, |node| node.rows) as u64;
-                parts[at].multiply_adds += rows * tensor.rows() as u64 * tensor.cols() as u64;
-            }
-        }
-    }
-    parts
-}
-
-/// `model.layers.3.attention` as `model.layers.*.attention` and the 3.
-fn group(label: &str) -> (String, String) {
-    let number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    let layer = label.split('.').find(number).unwrap_or_default();
-    let name: Vec<&str> = label.split('.').map(|part| if number(&part) { "*" } else { part }).collect();
-    (name.join("."), layer.to_string())
 }
 
 fn type_name(dtype: WeightType) -> &'static str {
@@ -279,16 +211,6 @@ fn type_name(dtype: WeightType) -> &'static str {
         WeightType::Q8_128 => "q8_128",
         WeightType::U8 => "u8",
         WeightType::U32 => "u32",
-    }
-}
-
-/// A large number in a few characters.
-fn short(n: u64) -> String {
-    match n {
-        0..1_000 => n.to_string(),
-        1_000..1_000_000 => format!("{:.1} k", n as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
-        _ => format!("{:.2} G", n as f64 / 1e9),
     }
 }
 
@@ -304,15 +226,7 @@ impl fmt::Display for Report {
             let (elements, bytes) = (short(stored.elements), short(stored.bytes));
             writeln!(f, "  {name:<8} {} tensors, {elements} elements, {bytes}B", stored.tensors)?;
         }
-        writeln!(f, "  graph    {} nodes", self.nodes)?;
-        let width = self.parts.iter().map(|part| part.name.len()).max().unwrap_or(0).max(4);
-        writeln!(f, "    {:<width$}  times  nodes  parameters  multiply-adds", "part")?;
-        for part in &self.parts {
-            let name = if part.name.is_empty() { "-" } else { &part.name };
-            let (parameters, multiply_adds) = (short(part.parameters), short(part.multiply_adds));
-            let (repeated, nodes) = (part.repeated, part.nodes);
-            writeln!(f, "    {name:<width$}  {repeated:>5}  {nodes:>5}  {parameters:>10}  {multiply_adds:>13}")?;
-        }
+        writeln!(f, "  graph    {}", self.outline.to_string().replace('\n', "\n  "))?;
         for note in &self.notes {
             writeln!(f, "  note     {note}")?;
         }
