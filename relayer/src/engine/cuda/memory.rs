@@ -378,8 +378,8 @@ mod tests {
     fn sizes_of_buffers_waste_an_eighth_at_most() {
         assert_eq!([0, 1, 512, 513].map(size_class), [512, 512, 512, 576]);
         for bytes in (1..5_000_000).step_by(4_093) {
-            let class = size_class(bytes);
-            assert!(class >= bytes && class.saturating_sub(bytes) <= bytes.max(512) / 7 + 64, "{bytes}: {class}");
+            let (least, class) = (bytes.max(512), size_class(bytes));
+            assert!(class >= least && 8 * (class - least) <= least, "{bytes}: {class}");
             assert_eq!(size_class(class), class);
         }
     }
