@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use sqlx::{
-    AnyConnection, AnyPool, Executor,
+    AnyConnection, AnyPool, Connection, Executor,
     any::AnyPoolOptions,
     migrate::{MigrateError, Migrator},
 };
@@ -69,6 +69,13 @@ impl StoreLocation {
                 let absolute = std::path::absolute(path).map_err(|error| self.unopened(&error))?;
                 url.set_path(&absolute.display().to_string().replace('%', "%25"));
                 url.set_query(Some(if read_only { "mode=ro" } else { "mode=rwc" }));
+                // A pool takes any failure to open for one that passes and tries for half a minute; a file that is no database stays none.
+                let look = async {
+                    let mut connection = AnyConnection::connect(url.as_str()).await?;
+                    connection.execute("PRAGMA schema_version").await?;
+                    connection.close().await
+                };
+                look.await.map_err(|error| self.unopened(&error))?;
                 // One writer: SQLite has one anyway, and transactions never wait for each other inside the process.
                 let options = AnyPoolOptions::new().max_connections(1).after_connect(move |connection, _| {
                     Box::pin(async move {
