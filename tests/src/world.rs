@@ -81,6 +81,8 @@ pub struct World {
     anvil: Anvil,
     /// Everybody's client but the relayers'.
     pub client: TestClient,
+    /// The account that it pays with.
+    pub owner: Address,
     /// Where the contracts are.
     pub deployment: Deployment,
     /// The embedded models by name.
@@ -146,7 +148,7 @@ impl World {
             client.send(client.register_model(loaded.descriptor(), String::new())).await?;
             models.insert(name, Arc::new(loaded));
         }
-        Ok(Self { anvil, client, deployment, models, next_key: 1 })
+        Ok(Self { anvil, client, owner: owner.address(), deployment, models, next_key: 1 })
     }
 
     /// The endpoint.
@@ -269,7 +271,7 @@ impl World {
         let ask =
             Ask { model: self.models[model].id(), input: input.to_vec(), delivery: Delivery::Final, callback_gas: 0 };
         let (args, value) = self.args(&ask);
-        request_id(&self.client.send(self.client.request(args, value)).await?)
+        request_id(&self.client.send_from(self.owner, self.client.request(args, value)).await?)
     }
 
     /// A request by a new consumer that behaves so when it is called.

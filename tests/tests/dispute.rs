@@ -332,7 +332,7 @@ async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
     };
     let (mut args, value) = court.world.args(&ask);
     args.params.maxTokens = if graph.limits.max_tokens > 0 { generate } else { 0 };
-    let receipt = court.world.client.send(court.world.client.request(args, value)).await?;
+    let receipt = court.world.client.send_from(court.world.owner, court.world.client.request(args, value)).await?;
     let id = candor_tests::world::request_id(&receipt)?;
     let asked = Instant::now();
     let verdict = loop {

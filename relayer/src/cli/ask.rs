@@ -130,7 +130,6 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
         timeout: u32::try_from(args.timeout.as_secs()).ok().context("a timeout of more than a century")?,
     };
     let call = client.request(arguments, U256::from(max_fee));
-    client.simulate(key.address(), call.clone()).await.context("the oracle would refuse the request")?;
     let receipt = client.send_from(key.address(), call).await?;
     let asked = receipt.logs().iter().find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok());
     let asked = asked.context("the transaction succeeded and made no request: is chain.oracle really the oracle?")?;

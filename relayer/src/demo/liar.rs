@@ -13,7 +13,7 @@ use crate::{
     pipeline::{self, OperatorSettings, Served, Settings, WatcherSettings},
 };
 use alloy::{
-    network::{ReceiptResponse, TransactionBuilder},
+    network::ReceiptResponse,
     primitives::{Address, U256},
     providers::Provider,
     sol_types::SolEvent,
@@ -28,8 +28,6 @@ use candor_sdk::{
 use std::{collections::HashMap, io::Write, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Gas for a question, whatever the draw looks at.
-const ASK_GAS: u64 = 1_000_000;
 /// What the watcher may have in bonds at once.
 const CAP: u128 = 1_000_000_000_000_000_000;
 
@@ -77,10 +75,7 @@ pub(super) async fn play<W: Write>(world: &World, narrator: &mut Narrator<W>, fo
     let text = heldout::schema().summary(&loan.applicant);
     let question = Question::loan(world.desk, &loan.applicant, text.clone(), Delivery::Final)?;
     let value = U256::from(PRICE.0) + U256::from(2_000_000_000_000_000u64);
-    // Which of two offers the draw looks at is known in the block only, so an estimate made before may be short of gas.
-    let ask = question.call(value).into_transaction().with_gas_limit(ASK_GAS);
-    let sent = world.asker.provider().send_transaction(ask).await?;
-    let receipt = sent.get_receipt().await?;
+    let receipt = world.asker.send_from(world.payer, question.call(value)).await?;
     let event = receipt.logs().iter().find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok());
     let request = Request::unpack(&event.context("a question without a request")?.request)?;
     narrator.tell(&Event::Asked {

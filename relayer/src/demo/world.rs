@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) anvil: Anvil,
     /// Pays for the questions.
     pub(super) asker: Client<DynProvider>,
+    /// With what account.
+    pub(super) payer: Address,
     pub(super) models: HashMap<&'static str, CatalogModel>,
     pub(super) desk: Consumer,
     pub(super) reader: Consumer,
@@ -131,10 +133,12 @@ impl World {
             narrator.tell(&Event::ConsumerDeployed { consumer: name, address: consumer.address(), model })?;
         }
         client.provider().raw_request::<_, serde_json::Value>("evm_setIntervalMining".into(), [1]).await?;
-        let asker = Client::connect(self::provider(&anvil, &dev_key(2)), oracle).await?;
+        let payer = dev_key(2);
+        let asker = Client::connect(self::provider(&anvil, &payer), oracle).await?;
         Ok(Self {
             anvil,
             asker,
+            payer: payer.address(),
             models,
             desk,
             reader,
