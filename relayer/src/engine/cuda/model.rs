@@ -10,7 +10,7 @@ use super::weights::Weights;
 use crate::engine::generate::Generator;
 use crate::engine::ops::index::IndexMap;
 use crate::engine::plan::Plan;
-use crate::engine::run::{Shapes, prompt, text_ends};
+use crate::engine::run::{Shapes, prompt, sequence, text_ends};
 use crate::engine::{InferError, KEPT_SHAPES};
 use alloy::primitives::B256;
 use candor_sdk::program::{
@@ -217,10 +217,8 @@ impl DeviceModel {
         symbols: Symbols,
         generated: &[u32],
     ) -> std::result::Result<(Arc<Shapes>, Vec<u32>), InferError> {
-        let mut tokens = prompt(&self.model, request);
-        tokens.extend_from_slice(generated);
-        let sequence = symbols.sequence + generated.len() as u32; // at most the model's limit
-        Ok((self.shapes(Symbols { sequence, ..symbols })?, tokens))
+        let (symbols, tokens) = sequence(&self.model, request, symbols, generated);
+        Ok((self.shapes(symbols)?, tokens))
     }
 
     /// The output of a run whose tokens are known, from the nodes that were kept.

@@ -135,17 +135,14 @@ impl Run<'_> {
         let mut quantised = HashMap::new();
         let ends = text_ends(&self.model.program);
         for (step, fused, release) in plan.steps() {
-            let extents = &self.shapes.extents;
-            let batch = if extents[step.node].shared { 1 } else { self.requests.len() };
-            let now = Now { extents, batch, rows: None };
+            let batch = self.shapes.batch(step.node, self.requests.len());
+            let now = Now { extents: &self.shapes.extents, batch, rows: None };
             let tensor = self.step(step, fused, &tensors, &now, &mut quantised)?;
             watch(step.yields, &tensor)?;
             if ends == Some(step.yields) {
-                // How long the text is depends on what was generated. Nothing before this node depends on it.
-                let output_bytes = tensor.words()?.last().copied().unwrap_or(0);
-                let symbols = Symbols { output_bytes, ..self.shapes.symbols };
-                let shapes = Shapes::new(self.model, symbols).map_err(|e| DeviceError::Failed(e.to_string()))?;
-                self.shapes = Arc::new(shapes);
+                let length = tensor.words()?.last().copied().unwrap_or(0);
+                let shapes = self.shapes.writing(self.model, length);
+                self.shapes = shapes.map_err(|error| DeviceError::Failed(error.to_string()))?;
             }
             tensors[step.yields] = Some(tensor);
             release.iter().for_each(|&node| tensors[node] = None);

@@ -23,9 +23,6 @@ DEVICE Place place(u64 i, u32 rows, u32 cols) {
     return {line / rows, line % rows, (u32)(i - (u64)line * cols)};
 }
 
-DEVICE u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
-DEVICE u64 index_step() { return (u64)gridDim.x * blockDim.x; }
-
 KERNEL(unary_all, 256, float *out, const float *x, u64 count, u32 function) {
     for (u64 i = first_index(); i < count; i += index_step()) out[i] = unary(function, x[i]);
 }
