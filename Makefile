@@ -31,12 +31,13 @@ test-rust: $(TOOLS) ## the Rust tests, end to end on anvil among them
 bench: ## this machine's speed beside candle's own kernels
 	cargo bench --bench engine
 
-gpu: ## compiles the GPU kernels and looks through them, without a GPU; NVIDIA's compiler comes from PyPI
+gpu: ## compiles the GPU kernels and all that is for GPUs, and looks through it, without a GPU; NVIDIA's compiler comes from PyPI
 	tools/cuda/setup
-	source tools/cuda/env.sh && tools/cuda/check
+	source tools/cuda/env.sh && tools/cuda/check && tools/cuda/lint
 
-gpu-build: gpu ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
-	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --features cuda --bin candor
+gpu-build: ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
+	tools/cuda/setup
+	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --workspace --features candor-relayer/cuda --bin candor
 
 gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
 	contracts/tools/gas --check

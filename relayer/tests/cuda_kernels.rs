@@ -338,6 +338,80 @@ fn a_device_without_room_says_so() {
     assert_eq!(loaded.infer(&batch[..1])[0].as_ref().expect("a smaller batch fits"), &want);
 }
 
+/// A device does not start without them. By itself for tools that watch closely what a device does.
+#[test]
+fn golden_vectors_on_this_device() {
+    println!("{}", cuda_common::worker());
+}
+
+/// Small launches are what generating a token waits for: what can be one is one.
+#[test]
+fn a_layer_takes_few_launches() {
+    let r = &mut Random(47);
+    for (dtype, kernels) in
+        [(WeightType::F16, ("linear_f16_1", "")), (WeightType::Q8_0, ("quantised_q8_0_1", "quantise_groups"))]
+    {
+        let mut b = ProgramBuilder::new();
+        let x = b.input(InputKind::F32Be, 1, 64);
+        let gain = r.vector(64, some);
+        let gain = b.row("gain", &gain);
+        let mut layer = |b: &mut ProgramBuilder, x| {
+            let w = b.weight(weight(r, (64, 64), dtype));
+            b.linear(x, w, None)
+        };
+        let h = b.rms_norm(x, gain, 1e-6);
+        let (q, k, v) = (layer(&mut b, h), layer(&mut b, h), layer(&mut b, h));
+        let h = b.mul(q, k);
+        let h = b.mul(h, v);
+        let o = layer(&mut b, h);
+        let x = b.add(x, o);
+        let h = b.rms_norm(x, gain, 1e-6);
+        let (gate, up) = (layer(&mut b, h), layer(&mut b, h));
+        let gate = b.unary(UnaryFunction::Silu, gate);
+        let h = b.mul(gate, up);
+        let down = layer(&mut b, h);
+        let x = b.add(x, down);
+        b.output(EncodeKind::F32Be, x);
+        let limits = Limits { min_input_bytes: 256, max_input_bytes: 256, max_output_bytes: 256, max_tokens: 0 };
+        let model = b.finish(limits, vec![]).expect("a sound graph");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let open = {
+            let log = log.clone();
+            move || {
+                let mut device = Emulated::new(6);
+                device.log = log.clone();
+                Ok(Box::new(device) as Box<dyn Driver>)
+            }
+        };
+        let worker = Worker::start("counted", open).expect("the emulation");
+        let loaded = LoadedModel::load_on(model.clone(), &worker).expect("loads");
+        log.lock().expect("a lock").clear();
+        let request = InferRequest { input: floats(r, 64, Random::ordinary), ..InferRequest::default() };
+        let want = model.interpret(&request).expect("a run").output;
+        assert_eq!(loaded.infer(std::slice::from_ref(&request))[0].as_ref().expect("an answer"), &want);
+        let (linear, quantise) = kernels;
+        let expected = [
+            "rms_norm",
+            quantise,
+            linear, // three at once
+            "binary_alike",
+            "binary_alike",
+            quantise,
+            linear,
+            "rms_norm",
+            quantise,
+            linear, // with the sum that it norms; two at once
+            "binary_alike",
+            quantise,
+            linear,
+            "binary_alike",
+            "encode_words",
+        ];
+        let expected: Vec<&str> = expected.into_iter().filter(|name| !name.is_empty()).collect();
+        assert_eq!(*log.lock().expect("a lock"), expected);
+    }
+}
+
 /// Questions to `generating` of several lengths, some of them drawn with noise.
 fn conversations() -> (Model, Vec<InferRequest>, Vec<Vec<u8>>) {
     let model = generating();

@@ -177,6 +177,8 @@ pub(crate) struct Emulated {
     /// Bytes there are.
     pub(crate) memory: Arc<AtomicUsize>,
     used: usize,
+    /// Names of the kernels that this device launched, in order.
+    pub(crate) log: Arc<Mutex<Vec<&'static str>>>,
     /// How often there was no room for a buffer of a recording.
     pub(crate) unrecorded: Arc<AtomicUsize>,
     /// The device is lost when this many launches more have been made; never if it is negative.
@@ -206,6 +208,7 @@ impl Emulated {
             exact: true,
             memory: Arc::new(AtomicUsize::new(1 << 30)),
             used: 0,
+            log: Arc::default(),
             unrecorded: Arc::default(),
             lost_in: Arc::new(AtomicI64::new(-1)),
             broken_bit: None,
@@ -226,6 +229,7 @@ impl Emulated {
             self.check()?;
         }
         LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel.name);
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(kernel.name);
         self.launches += 1;
         let name = CString::new(kernel.name).expect("no zero in a name");
         let mut values: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();

@@ -5,7 +5,7 @@
 //! Such a pass launches the same kernels with the same parameters as the one before, because all that changes lies in
 //! tables on the device. So it is recorded once for each set of requests and replayed for each token.
 
-use super::driver::{Arg, DeviceError};
+use super::driver::DeviceError;
 use super::memory::{Buffer, Recorded, Tensor};
 use super::model::DeviceModel;
 use super::ops::{AttentionRows, Readers, Result, short};
@@ -367,9 +367,10 @@ impl DeviceModel {
             tensors[*node] = Some(tensor.clone());
         }
         let mut yields = Yield { samples: None, kept: vec![None; generator.kept.len()] };
-        let mut quantised = HashMap::new();
+        let mut ahead = HashMap::new();
         let mut layer = 0;
-        for (step, fused, release) in self.by_rows.steps() {
+        for task in self.by_rows.tasks() {
+            let step = task.step;
             let Some(Form::Rows { per, first }) = generator.forms[step.yields] else { continue };
             let rows = rows_of(per, first, spans, &prompts);
             let total: usize = rows.iter().map(|(_, count)| count).sum();
@@ -391,13 +392,12 @@ impl DeviceModel {
                 let (q, k, v) = (tensor(parts.queries)?, tensor(parts.keys)?, tensor(parts.values)?);
                 let tables_of = &tables.layers[layer];
                 layer += 1;
-                self.device.append_rows(Arg::from(&tables_of.keys), &tables.positions, k)?;
-                self.device.append_rows(Arg::from(&tables_of.values), &tables.positions, v)?;
+                self.device.append_rows((&tables_of.keys, &tables_of.values), &tables.positions, (k, v))?;
                 Some(self.device.attention(q, &heads(parts, q.cols, v.cols), &tables_of.rows)?)
             } else {
                 let own = tables.forms.iter().find(|(known, from, _)| (*known, *from) == (per, first));
                 let now = Now { extents: &extents, batch: 1, rows: own.map(|(_, _, rows)| rows) };
-                Some(run.step(step, fused, &tensors, &now, &mut quantised)?)
+                Some(run.step(&task, &tensors, &now, &mut ahead)?)
             };
             if let (Some(at), Some(tensor)) = (generator.kept.iter().position(|&node| node == step.yields), &tensor) {
                 if at == 0 {
@@ -407,7 +407,7 @@ impl DeviceModel {
                 }
             }
             tensors[step.yields] = tensor;
-            release.iter().for_each(|&node| tensors[node] = None);
+            task.release.iter().for_each(|&node| tensors[node] = None);
         }
         Ok(yields)
     }

@@ -3,7 +3,7 @@
 
 use super::driver::DeviceError;
 use super::memory::Device;
-use super::ops::Result;
+use super::ops::{Layer, Quantised, Result};
 use super::weights::Packed;
 use super::worker::Worker;
 use candor_sdk::program::{WeightTensor, WeightType};
@@ -59,11 +59,11 @@ impl Worker {
             let multiply = |weights: &[Packed]| {
                 for w in weights {
                     match dtype.block() {
-                        None => drop(device.linear(&x, w, None, None)?),
+                        None => drop(device.linear(&x, Layer::of(w))?),
                         Some(group) => {
                             let (magnitudes, q) = device.quantised_groups(&x, group, true)?;
                             let q = q.ok_or_else(|| DeviceError::Failed("nothing was quantised".to_string()))?;
-                            device.quantised_linear((&q, &magnitudes), w, None, None)?;
+                            device.quantised_linear(Quantised { q: &q, magnitudes: &magnitudes }, Layer::of(w))?;
                         }
                     }
                 }

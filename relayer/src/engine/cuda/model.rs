@@ -5,7 +5,8 @@ use super::driver::DeviceError;
 use super::fuse::Fusions;
 use super::memory::{Buffer, Device, Tensor};
 use super::ops::Result;
-use super::run::{DevicePlan, Run, Views};
+use super::plan::DevicePlan;
+use super::run::{Run, Views};
 use super::weights::Weights;
 use crate::engine::generate::Generator;
 use crate::engine::ops::index::IndexMap;
@@ -69,11 +70,11 @@ impl DeviceModel {
             device: device.clone(),
             weights: Weights::load(device, &model)?,
             views: Views::default(),
-            fused: DevicePlan::new(program, Plan::fused(program), &fusions),
-            traced: DevicePlan::new(program, Plan::traced(program), &none),
-            sampling: DevicePlan::new(program, leading(), &fusions),
-            by_rows: DevicePlan::new(program, leading(), &fusions),
-            tail: DevicePlan::new(program, tail, &none),
+            fused: DevicePlan::new(&model, Plan::fused(program), &fusions),
+            traced: DevicePlan::new(&model, Plan::traced(program), &none),
+            sampling: DevicePlan::new(&model, leading(), &fusions),
+            by_rows: DevicePlan::new(&model, leading(), &fusions),
+            tail: DevicePlan::new(&model, tail, &none),
             constants: Vec::new(),
             moves: HashMap::new(),
             prefill: prefill.max(1),
@@ -88,7 +89,7 @@ impl DeviceModel {
                 moves.insert(node, device.upload_words(table.iter().copied())?);
             }
         }
-        let fixed = DevicePlan::new(program, fixed, &none);
+        let fixed = DevicePlan::new(&model, fixed, &none);
         let (request, mut constants) = (Request::default(), Vec::new());
         loaded.run(generator.shapes.clone(), &[&request], &[]).execute(&fixed, Vec::new(), |node, tensor| {
             constants.push((node, tensor.clone()));

@@ -214,11 +214,20 @@ KERNEL(attention_mix_plain, 128, float *out, const float *weights, const float *
     }
 }
 
-// Appends new rows to the caches of their requests: row `r` becomes position `positions[r]` of `caches[r]`.
-KERNEL(append_rows, 256, float *const *caches, const u32 *positions, const float *x, u64 count, u32 width) {
+// Appends new rows to the caches of their requests: row `r` of keys and of values becomes position `positions[r]` of
+// `key_caches[r]` and `value_caches[r]`.
+KERNEL(append_rows, 256, float *const *key_caches, float *const *value_caches, const u32 *positions, const float *keys,
+       const float *values, u64 count, u32 key_width, u32 value_width) {
+    u32 width = key_width + value_width;
     for (u64 i = first_index(); i < count; i += index_step()) {
         u32 row = (u32)(i / width), column = (u32)(i - (u64)row * width);
-        caches[row][(u64)positions[row] * width + column] = x[i];
+        u64 position = positions[row];
+        if (column < key_width) {
+            key_caches[row][position * key_width + column] = keys[(u64)row * key_width + column];
+        } else {
+            column -= key_width;
+            value_caches[row][position * value_width + column] = values[(u64)row * value_width + column];
+        }
     }
 }
 

@@ -9,8 +9,7 @@ namespace arithmetic {
 // Few rows: memory-bound (panels.cuh). Weights are asked for a batch ahead: before the activations are staged, then while
 // the batch before is multiplied.
 template <u32 TYPE, u32 M>
-DEVICE void linear_few(float *out, const float *x, const u8 *w, const float *bias, float *partials, u32 *counters, u32 m,
-                       u32 n, u32 k, u32 then) {
+DEVICE void linear_few(const Layer &layer, u32 panel, const float *x, float *partials, u32 m, u32 k) {
     constexpr u32 EACH = Element<TYPE>::PER_STEP, AHEAD = 8;
     SHARED ALIGNED(16) float activations[WARPS][M][BLOCK];
     u32 lane = lane_index(), warp = warp_index();
@@ -21,7 +20,7 @@ DEVICE void linear_few(float *out, const float *x, const u8 *w, const float *bia
 
     for (u32 block = blockIdx.y * WARPS + warp; block < blocks; block += gridDim.y * WARPS) {
         u32 start = block * BLOCK, length = k - start < BLOCK ? k - start : BLOCK;
-        const u8 *weights = w + (((u64)blockIdx.x * steps + start / EACH) * PANEL + lane) * 16;
+        const u8 *weights = layer.w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
         u32 whole = length / EACH, done = 0;
         Quad ahead[AHEAD];
         auto fetch = [&](u32 step) {
@@ -64,13 +63,15 @@ DEVICE void linear_few(float *out, const float *x, const u8 *w, const float *bia
 #pragma unroll
         for (u32 row = 0; row < M; row++) mine[partial_at<M>(block, row)] = p[row];
     }
-    if (last_of_panel(counters)) add_partials<M>(out, mine, bias, first_row, rows, n, blocks, then);
+    if (last_of_panel(layer, panel)) add_partials<M>(layer, panel, mine, first_row, rows, blocks);
 }
 
 #define LINEAR_FEW(name, type, rows)                                                                                      \
-    KERNEL(name, 256, float *out, const float *x, const u8 *w, const float *bias, float *partials, u32 *counters, u32 m,  \
-           u32 n, u32 k, u32 then) {                                                                                      \
-        linear_few<type, rows>(out, x, w, bias, partials, counters, m, n, k, then);                                       \
+    KERNEL(name, 256, const float *x, float *partials, u32 m, u32 k, LAYER_PARAMETERS(0), LAYER_PARAMETERS(1),            \
+           LAYER_PARAMETERS(2)) {                                                                                         \
+        u32 panel;                                                                                                        \
+        Layer layer = own_layer(LAYER(0), LAYER(1), LAYER(2), panel);                                                     \
+        linear_few<type, rows>(layer, panel, x, partials, m, k);                                                          \
     }
 
 LINEAR_FEW(linear_f32_1, F32, 1)

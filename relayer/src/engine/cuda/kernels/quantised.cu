@@ -46,12 +46,11 @@ KERNEL(quantise_all, 256, i8 *q, const float *x, const float *magnitudes, u64 co
 
 // Few rows: memory-bound (panels.cuh). All weights of a block are asked for before its activations are staged.
 template <u32 TYPE, u32 M>
-DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, const u8 *w, const float *scales,
-                          const float *bias, float *partials, u32 *counters, u32 m, u32 n, u32 k, u32 then) {
+DEVICE void quantised_few(const Layer &layer, u32 panel, const i8 *q, const float *magnitudes, float *partials, u32 m, u32 k) {
     constexpr u32 EACH = 16, GROUP = TYPE == Q8_0 ? 32 : 128, GROUPS = BLOCK / GROUP, STEPS = BLOCK / EACH;
     SHARED ALIGNED(16) u32 activations[WARPS][M][BLOCK / 4];
     SHARED float own_scales[WARPS][M][GROUPS];
-    u32 lane = lane_index(), warp = warp_index(), panel = blockIdx.x;
+    u32 lane = lane_index(), warp = warp_index();
     u32 first_row = blockIdx.z * M, rows = m - first_row < M ? m - first_row : M;
     u32 steps = (k + EACH - 1) / EACH, blocks = (k + BLOCK - 1) / BLOCK, groups = (k + GROUP - 1) / GROUP;
     float *mine = own_partials<M>(partials, blocks);
@@ -61,7 +60,7 @@ DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, cons
     for (u32 block = blockIdx.y * WARPS + warp; block < blocks; block += gridDim.y * WARPS) {
         u32 start = block * BLOCK, length = k - start < BLOCK ? k - start : BLOCK;
         u32 some = (length + EACH - 1) / EACH, block_groups = (length + GROUP - 1) / GROUP;
-        const u8 *weights = w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
+        const u8 *weights = layer.w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
         Quad ahead[STEPS];
 #pragma unroll
         for (u32 i = 0; i < STEPS; i++) {
@@ -95,7 +94,7 @@ DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, cons
 #pragma unroll
         for (u32 g = 0; g < GROUPS; g++) {
             if (g < block_groups) {
-                float scale = scales[((u64)panel * groups + start / GROUP + g) * PANEL + lane];
+                float scale = layer.scales[((u64)panel * groups + start / GROUP + g) * PANEL + lane];
 #pragma unroll
                 for (u32 row = 0; row < M; row++) {
                     i32 sum = 0;
@@ -113,13 +112,15 @@ DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, cons
         for (u32 row = 0; row < M; row++) mine[partial_at<M>(block, row)] = p[row];
     }
 
-    if (last_of_panel(counters)) add_partials<M>(out, mine, bias, first_row, rows, n, blocks, then);
+    if (last_of_panel(layer, panel)) add_partials<M>(layer, panel, mine, first_row, rows, blocks);
 }
 
 #define QUANTISED_FEW(name, type, rows)                                                                                   \
-    KERNEL(name, 256, float *out, const i8 *q, const float *magnitudes, const u8 *w, const float *scales,                 \
-           const float *bias, float *partials, u32 *counters, u32 m, u32 n, u32 k, u32 then) {                            \
-        quantised_few<type, rows>(out, q, magnitudes, w, scales, bias, partials, counters, m, n, k, then);                \
+    KERNEL(name, 256, const i8 *q, const float *magnitudes, float *partials, u32 m, u32 k, LAYER_PARAMETERS(0),           \
+           LAYER_PARAMETERS(1), LAYER_PARAMETERS(2)) {                                                                    \
+        u32 panel;                                                                                                        \
+        Layer layer = own_layer(LAYER(0), LAYER(1), LAYER(2), panel);                                                     \
+        quantised_few<type, rows>(layer, panel, q, magnitudes, partials, m, k);                                           \
     }
 
 QUANTISED_FEW(quantised_q8_0_1, Q8_0, 1)

@@ -182,8 +182,16 @@ impl Device {
         Ok(result)
     }
 
-    /// Appends rows to caches; both tables have an entry for each row.
-    pub(crate) fn append_rows(&self, caches: Arg, positions: &Rc<Buffer>, x: &Tensor) -> Result<()> {
-        self.over(kernel::append_rows, x.len(), args![caches, positions, x, x.len() as u64, short(x.cols)?])
+    /// Appends rows to caches; all three tables have an entry for each row.
+    pub(crate) fn append_rows(
+        &self,
+        (key_caches, value_caches): (&Rc<Buffer>, &Rc<Buffer>),
+        positions: &Rc<Buffer>,
+        (keys, values): (&Tensor, &Tensor),
+    ) -> Result<()> {
+        let count = keys.len() + values.len();
+        let widths = [short(keys.cols)?, short(values.cols)?];
+        let args = args![key_caches, value_caches, positions, keys, values, count as u64, widths[0], widths[1]];
+        self.over(kernel::append_rows, count, args)
     }
 }

@@ -69,32 +69,37 @@ impl Device {
         Ok(out)
     }
 
-    /// Rotary embedding; `positions` are those of the rows, else the row within its request.
+    /// Rotary embedding of `x`, and of `y` of as many rows if there is one; `positions` are those of the rows, else the row
+    /// within its request.
     pub(crate) fn rope(
         &self,
         (head, rotary): (u32, u32),
-        batch: usize,
-        (x, extent): Operand<'_>,
+        rows: usize,
+        (x, y): (&Tensor, Option<&Tensor>),
         [cos, sin]: [Operand<'_>; 2],
         positions: Option<&Rc<Buffer>>,
-    ) -> Result<Tensor> {
-        let spread = self.spread((x, extent), batch)?;
-        let out = self.tensor(DType::F32, spread.rows, spread.cols)?;
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let out = self.tensor(DType::F32, x.rows, x.cols)?;
+        let other = y.map(|y| self.tensor(DType::F32, y.rows, y.cols)).transpose()?;
+        let (width, count) = (y.map_or(0, |y| y.cols), out.len() + other.as_ref().map_or(0, Tensor::len));
         let args = args![
             &out,
-            &spread,
+            x,
+            short(x.cols)?,
+            address(other.as_ref()),
+            address(y),
+            short(width)?,
             cos.0,
             sin.0,
             address(positions),
-            out.len() as u64,
-            short(extent.rows)?,
-            short(extent.cols)?,
+            count as u64,
+            short(rows)?,
             head,
             rotary,
             short(request_stride(cos.1) as usize)?,
             short(request_stride(sin.1) as usize)?,
         ];
-        self.over(kernel::rope_all, out.len(), args)?;
-        Ok(out)
+        self.over(kernel::rope_all, count, args)?;
+        Ok((out, other))
     }
 }

@@ -19,6 +19,8 @@ mod tokens;
 mod trace;
 
 pub(super) use attention::{AttentionRows, Heads, Readers};
+pub(super) use linear::{FEW_ROWS, Layer, Quantised, TOGETHER};
+pub(super) use rows::Norm;
 
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 

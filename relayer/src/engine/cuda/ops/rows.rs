@@ -1,10 +1,18 @@
 //! Reductions of rows, norms and softmax.
 
-use super::{Operand, Result, THREADS, WARP, kernel, short};
+use super::{Operand, Result, THREADS, WARP, address, kernel, short};
 use crate::engine::cuda::driver::Arg;
 use crate::engine::cuda::memory::{Device, Tensor};
 use crate::engine::kernels::rows::Reduction;
 use candor_sdk::program::DType;
+
+/// A norm: RMS norm, or layer norm if there is a bias. Weight and bias are rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    pub(crate) weight: &'a Tensor,
+    pub(crate) bias: Option<&'a Tensor>,
+    pub(crate) epsilon: f32,
+}
 
 impl Device {
     /// A number for each row.
@@ -33,18 +41,33 @@ impl Device {
         Ok(out)
     }
 
-    /// RMS norm, or layer norm if there is a bias.
-    pub(crate) fn norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, epsilon: f32) -> Result<Tensor> {
+    /// RMS norm of the rows of `x`, or layer norm if there is a bias.
+    pub(crate) fn norm(&self, x: &Tensor, norm: Norm<'_>) -> Result<Tensor> {
         let out = self.tensor(DType::F32, x.rows, x.cols)?;
+        self.norm_into(&out, None, x, norm)?;
+        Ok(out)
+    }
+
+    /// The sum of two tensors of one shape, and its norm.
+    pub(crate) fn add_and_norm(&self, x: &Tensor, y: &Tensor, norm: Norm<'_>) -> Result<(Tensor, Tensor)> {
+        let sum = self.tensor(DType::F32, x.rows, x.cols)?;
+        let out = self.tensor(DType::F32, x.rows, x.cols)?;
+        self.norm_into(&out, Some((&sum, y)), x, norm)?;
+        Ok((sum, out))
+    }
+
+    fn norm_into(&self, out: &Tensor, sum: Option<(&Tensor, &Tensor)>, x: &Tensor, norm: Norm<'_>) -> Result<()> {
         let (grid, threads) = ([short(x.rows)?, 1, 1], row_threads(x.cols)?);
+        let Norm { weight, bias, epsilon } = norm;
+        let (sum, y) = (address(sum.map(|(sum, _)| sum)), address(sum.map(|(_, y)| y)));
+        let cols = short(x.cols)?;
         match bias {
-            None => self.launch(kernel::rms_norm, grid, threads, args![&out, x, weight, short(x.cols)?, epsilon])?,
+            None => self.launch(kernel::rms_norm, grid, threads, args![out, sum, x, y, weight, cols, epsilon]),
             Some(bias) => {
-                let args = args![&out, x, weight, bias, short(x.cols)?, epsilon];
-                self.launch(kernel::layer_norm, grid, threads, args)?;
+                let args = args![out, sum, x, y, weight, bias, cols, epsilon];
+                self.launch(kernel::layer_norm, grid, threads, args)
             }
         }
-        Ok(out)
     }
 
     /// Softmax of each row.
