@@ -37,12 +37,13 @@ same-bits: ## a debug and a release build give the same model ids, answers and t
 aarch64: ## the arithmetic and the engine on another architecture: cross-compiled, run under QEMU, held to the same golden vectors
 	tools/aarch64
 
-gpu: ## compiles the GPU kernels and looks through them, without a GPU; NVIDIA's compiler comes from PyPI
+gpu: ## compiles the GPU kernels and all that is for GPUs, and looks through it, without a GPU; NVIDIA's compiler comes from PyPI
 	tools/cuda/setup
-	source tools/cuda/env.sh && tools/cuda/check
+	source tools/cuda/env.sh && tools/cuda/check && tools/cuda/lint
 
-gpu-build: gpu ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
-	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --features cuda --bin candor
+gpu-build: ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
+	tools/cuda/setup
+	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --workspace --features candor-relayer/cuda --bin candor
 
 gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
 	contracts/tools/gas --check
