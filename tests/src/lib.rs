@@ -4,12 +4,18 @@
 //! The tests themselves are in `tests/tests`. They need anvil (`make setup`) and fail loudly without it.
 
 pub mod faults;
+#[cfg(feature = "aws")]
+pub mod kms;
 pub mod process;
 pub mod proxy;
 pub mod puppet;
+pub mod scene;
+pub mod slow;
 pub mod world;
 
 pub use faults::{Fault, FaultyEndpoint};
 pub use process::RelayerProcess;
 pub use proxy::Proxy;
+pub use scene::Scene;
+pub use slow::Slow;
 pub use world::{Ask, Operator, World};
