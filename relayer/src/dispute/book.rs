@@ -1,9 +1,10 @@
 //! What the chain shows of results and disputes, read in ranges of blocks.
 //!
 //! Nothing of it is stored: everything that a game can still need happened within the longest time that a request, its window and its disputes take,
-//! and is read again at every start. After a reorganisation it is read again too. So there is no state that could differ from the chain's.
+//! and is read again at every start. After a reorganisation it is read again too. So there is no state that could differ from the chain's, unless an endpoint
+//! shows fewer events than there are. The game numbers its disputes without holes and keeps a hash of each, so that is noticed, and everything is read again.
 
-use crate::chain::{Head, Rpc, WatchSettings};
+use crate::chain::{Head, Rpc, WatchSettings, range};
 use alloy::{
     primitives::{Address, B256, Bytes, keccak256},
     providers::Provider,
@@ -12,15 +13,21 @@ use alloy::{
 };
 use candor_sdk::{
     bindings::{
-        Fulfillment, IDisputeGame::IDisputeGameEvents as GameEvent,
-        IInferenceOracle::IInferenceOracleEvents as OracleEvent, PackedRequest,
+        Fulfillment,
+        IDisputeGame::{self, IDisputeGameEvents as GameEvent},
+        IInferenceOracle::IInferenceOracleEvents as OracleEvent,
+        PackedRequest,
     },
     client::ClientError,
-    dispute::Docket,
+    dispute::{Case, Docket},
     request::Request,
 };
 use std::collections::HashMap;
+use tokio::time::Instant;
 use tracing::{debug, warn};
+
+/// Looks between two comparisons with what the game itself says.
+const COMPARE_EVERY: u32 = 20;
 
 /// A result that is not final.
 #[derive(Debug, Clone)]
@@ -60,6 +67,10 @@ pub struct Book {
     last_hash: Option<B256>,
     range: u64,
     docket: Docket,
+    /// When it was last compared with what the game says.
+    compared: Instant,
+    /// How often everything was read again.
+    readings: u32,
     requests: HashMap<u64, (PackedRequest, Bytes)>,
     results: HashMap<B256, Posted>,
 }
@@ -75,6 +86,8 @@ impl Book {
             last_hash: None,
             range: settings.max_block_range.max(1),
             docket: Docket::default(),
+            compared: Instant::now(),
+            readings: 0,
             requests: HashMap::new(),
             results: HashMap::new(),
         }
@@ -90,6 +103,11 @@ impl Book {
         &self.results
     }
 
+    /// How often everything was read again: what was concluded from the events before may not hold any more.
+    pub fn readings(&self) -> u32 {
+        self.readings
+    }
+
     /// The first block that has not been read.
     pub fn next_block(&self) -> u64 {
         self.next
@@ -103,15 +121,24 @@ impl Book {
             && rpc.block_at(self.next - 1).await?.is_some_and(|block| block.hash != known)
         {
             warn!("the chain was reorganised; reading all disputes again");
-            *self = Self::new(self.game, self.settings, self.first);
+            self.start_over();
             return Ok((head, false));
+        }
+        if self.compared.elapsed() > self.settings.poll_interval * COMPARE_EVERY && self.next > self.first {
+            self.compared = Instant::now();
+            if let Some(id) = self.differing(rpc, self.next - 1).await? {
+                warn!(dispute = id, "the endpoint did not show all events of a dispute; reading all disputes again");
+                self.start_over();
+                return Ok((head, false));
+            }
         }
         if self.next > confirmed {
             return Ok((head, true));
         }
-        let last = confirmed.min(self.next.saturating_add(self.range - 1));
+        // Endpoints show the logs of their newest blocks late; the same event twice changes nothing.
+        let (first, last) = range(self.next, confirmed, self.range, self.settings.overlap);
         let client = rpc.client();
-        let filter = Filter::new().address(vec![client.oracle, self.game]).from_block(self.next).to_block(last);
+        let filter = Filter::new().address(vec![client.oracle, self.game]).from_block(first).to_block(last);
         let logs = match client.provider().get_logs(&filter).await {
             Ok(logs) => logs,
             // A range that is too wide may be refused in words nobody knows: less is always a safe question.
@@ -130,6 +157,31 @@ impl Book {
         (self.next, self.last_hash) = (last + 1, Some(tip.hash));
         self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
         Ok((head, last == confirmed))
+    }
+
+    fn start_over(&mut self) {
+        let readings = self.readings + 1;
+        *self = Self { readings, ..Self::new(self.game, self.settings, self.first) };
+    }
+
+    /// A dispute that stood otherwise at the end of a block than the events up to there say. An endpoint that can't tell is taken at its word.
+    async fn differing(&self, rpc: &Rpc, block: u64) -> Result<Option<u64>, ClientError> {
+        let count = told(rpc.view_at(self.game, IDisputeGame::disputeCountCall {}, block).await)?;
+        let newest = self.docket.cases().last().map(Case::id);
+        // Of a docket without any, all may be older than what was read.
+        if let (Some(count), Some(newest)) = (count, newest)
+            && count > newest
+        {
+            return Ok(Some(newest + 1));
+        }
+        for case in self.docket.cases().filter(|case| case.ended.is_none()) {
+            let call = IDisputeGame::stateOfCall { id: case.id() };
+            let state = told(rpc.view_at(self.game, call, block).await)?;
+            if state.is_some_and(|state| state != keccak256(case.dispute().abi_encode())) {
+                return Ok(Some(case.id()));
+            }
+        }
+        Ok(None)
     }
 
     fn apply(&mut self, log: &Log, oracle: Address) {
@@ -164,5 +216,13 @@ impl Book {
     fn forget(&mut self, id: u64) {
         self.requests.remove(&id);
         self.results.retain(|_, posted| posted.readable().is_some_and(|request| request.id.0 != id));
+    }
+}
+
+/// What an endpoint says; none if it can't say.
+fn told<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Err(error) if error.is_retryable() => Ok(None),
+        answer => answer.map(Some),
     }
 }
