@@ -6,10 +6,10 @@ SHELL := /bin/bash
 FORGE := contracts/tools/forge
 TOOLS := node_modules/.package-lock.json
 
-.PHONY: help setup demo test test-rust test-contracts bench gpu gpu-build gas lint fmt freeze train doc clean
+.PHONY: help setup demo test test-rust test-contracts bench same-bits aarch64 gpu gpu-build gas lint fmt freeze train doc clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(TOOLS) ## Foundry's tools and solc, pinned in package.json
 # Not `npm ci`: it wants the packages of all platforms in the lock, and a registry may have only some of them.
@@ -30,6 +30,12 @@ test-rust: $(TOOLS) ## the Rust tests, end to end on anvil among them
 
 bench: ## this machine's speed beside candle's own kernels
 	cargo bench --bench engine
+
+same-bits: ## a debug and a release build give the same model ids, answers and trace roots on every instruction set
+	tools/same-bits
+
+aarch64: ## the arithmetic and the engine on another architecture: cross-compiled, run under QEMU, held to the same golden vectors
+	tools/aarch64
 
 gpu: ## compiles the GPU kernels and all that is for GPUs, and looks through it, without a GPU; NVIDIA's compiler comes from PyPI
 	tools/cuda/setup

@@ -30,4 +30,5 @@ pub mod ops;
 pub mod pipeline;
 #[cfg(unix)]
 pub mod postgres;
+mod readable;
 pub mod store;

@@ -87,6 +87,12 @@ pub struct World {
     pub deployment: Deployment,
     /// The embedded models by name.
     pub models: HashMap<&'static str, Arc<CatalogModel>>,
+    /// Everybody that was given ether, in order.
+    pub accounts: Vec<Address>,
+    /// Wei that they were given out of nothing.
+    pub minted: U256,
+    /// Wei of it that operators staked.
+    pub staked: U256,
     next_key: u8,
 }
 
@@ -148,7 +154,18 @@ impl World {
             client.send(client.register_model(loaded.descriptor(), String::new())).await?;
             models.insert(name, Arc::new(loaded));
         }
-        Ok(Self { anvil, client, owner: owner.address(), deployment, models, next_key: 1 })
+        let accounts = vec![owner.address()];
+        Ok(Self {
+            anvil,
+            client,
+            owner: owner.address(),
+            deployment,
+            models,
+            accounts,
+            minted: U256::ZERO,
+            staked: U256::ZERO,
+            next_key: 1,
+        })
     }
 
     /// The endpoint.
@@ -161,6 +178,8 @@ impl World {
         let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(self.next_key))?;
         self.next_key += 1;
         self.client.provider().anvil_set_balance(key.address(), ether(1000)).await?;
+        self.accounts.push(key.address());
+        self.minted += ether(1000);
         Ok(key)
     }
 
@@ -182,23 +201,32 @@ impl World {
     pub async fn rich_operator(&mut self, stake: U256) -> Result<Operator> {
         let key = self.account().await?;
         self.client.provider().anvil_set_balance(key.address(), stake + ether(1000)).await?;
-        self.join(key, stake).await
+        self.minted += stake;
+        let models: Vec<ModelId> = self.models.values().map(|model| model.id()).collect();
+        self.join(key, stake, &models).await
     }
 
     /// A new operator with `stake`, a registered key and an offer for every model.
     pub async fn operator(&mut self, stake: U256) -> Result<Operator> {
-        let key = self.account().await?;
-        self.join(key, stake).await
+        let models: Vec<ModelId> = self.models.values().map(|model| model.id()).collect();
+        self.operator_for(stake, &models).await
     }
 
-    async fn join(&self, key: PrivateKeySigner, stake: U256) -> Result<Operator> {
+    /// The same with offers for these models only. Without any it is never drawn, and answers what is open to all.
+    pub async fn operator_for(&mut self, stake: U256, models: &[ModelId]) -> Result<Operator> {
+        let key = self.account().await?;
+        self.join(key, stake, models).await
+    }
+
+    async fn join(&mut self, key: PrivateKeySigner, stake: U256, models: &[ModelId]) -> Result<Operator> {
         let client = self.client_of(&key).await?;
         client.send(client.deposit_stake(key.address(), stake)).await?;
         let consent = key.sign_hash_sync(&client.operators_domain().consent_digest(key.address()))?;
         client.send(client.add_signer(key.address(), signature_bytes(&consent))).await?;
-        for model in self.models.values() {
-            client.send(client.set_offer(model.id(), PRICE)).await?;
+        for model in models {
+            client.send(client.set_offer(*model, PRICE)).await?;
         }
+        self.staked += stake;
         Ok(Operator { key })
     }
 

@@ -6,10 +6,11 @@ use super::{
 use crate::{
     answer,
     config::{Config, ModelSource, Needs, Wei, format_duration, parse_duration},
-    demo::narrator::{Event, money},
+    demo::event::Event,
     engine::import::{Family, config::InputKind},
     input::{heldout, picture::Picture},
     models::CatalogModel,
+    readable::money,
 };
 use alloy::sol_types::SolEvent;
 use alloy::{

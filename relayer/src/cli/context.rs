@@ -151,10 +151,20 @@ pub(crate) fn served_name(config: &Config, id: ModelId) -> anyhow::Result<Option
 }
 
 async fn connect(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Result<AnyClient> {
+    first(config, async |url| connect_one(config, url, key).await).await
+}
+
+/// The first configured node that answers and is on the right chain, with or without contracts there; with a wallet if there is a key.
+pub(crate) async fn node(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Result<DynProvider> {
+    first(config, async |url| node_at(config, url, key).await).await
+}
+
+/// What the first node gives that gives something; what is wrong with each, if none does.
+async fn first<T>(config: &Config, ask: impl AsyncFn(&RpcUrl) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut failures = Vec::new();
     for url in &config.chain.rpc_urls {
-        match connect_one(config, url, key).await {
-            Ok(client) => return Ok(client),
+        match ask(url).await {
+            Ok(given) => return Ok(given),
             Err(error) => failures.push(format!("{url}: {}", super::explain(&error))),
         }
     }
@@ -170,13 +180,18 @@ pub(crate) async fn connect_one(
     url: &RpcUrl,
     key: Option<&PrivateKeySigner>,
 ) -> anyhow::Result<AnyClient> {
-    let provider = provider(url, key)?;
     // In this order, so that a node of another chain is called that and not a chain without contracts.
+    let provider = node_at(config, url, key).await?;
+    Ok(Client::connect(provider, config.chain.oracle).await?)
+}
+
+async fn node_at(config: &Config, url: &RpcUrl, key: Option<&PrivateKeySigner>) -> anyhow::Result<DynProvider> {
+    let provider = provider(url, key)?;
     let chain_id = provider.get_chain_id().await.map_err(ClientError::from)?;
     if chain_id != config.chain.chain_id {
         bail!("the node is on chain {chain_id}, chain.chain_id says {}", config.chain.chain_id);
     }
-    Ok(Client::connect(provider, config.chain.oracle).await?)
+    Ok(provider)
 }
 
 /// A provider over one node, with a wallet if there is a key.

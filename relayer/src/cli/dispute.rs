@@ -3,7 +3,6 @@ use super::{Context, Outcome, UsageError, context::known_models};
 use crate::{
     chain::{Rpc, WatchSettings},
     config::{Config, Needs},
-    demo::narrator::{money, short},
     dispute::{
         Player,
         book::{Book, Posted},
@@ -11,6 +10,7 @@ use crate::{
         tree::narrow,
     },
     models::CatalogModel,
+    readable::{money, short},
 };
 use alloy::primitives::{Address, U256};
 use anyhow::{Context as _, bail};

@@ -5,12 +5,12 @@ use super::{
 };
 use crate::{
     config::{Config, ConfigError, Needs, Wei},
-    demo::narrator::money,
     engine::{
         Device,
         cuda::{self, Description, DeviceError},
     },
     models::CatalogModel,
+    readable::money,
     store::{Store, StoreError, StoreLocation},
 };
 use alloy::{

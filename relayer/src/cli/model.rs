@@ -2,12 +2,12 @@
 use super::{Context, Outcome, context::known_models};
 use crate::{
     config::{Config, ModelSource, Needs, Wei},
-    demo::narrator::grouped,
     engine::import::{
         Options, Outline, Precision, report,
         source::{self, Fetch, Source},
     },
     models::CatalogModel,
+    readable::grouped,
 };
 use candor_sdk::{client::ClientError, ids::ModelId};
 use clap::{Args, Subcommand};

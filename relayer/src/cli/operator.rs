@@ -5,8 +5,8 @@ use super::{
 };
 use crate::{
     config::{Config, Needs, Wei, parse_address},
-    demo::narrator::{grouped, money},
     models::CatalogModel,
+    readable::{grouped, money},
 };
 use alloy::{
     eips::BlockId,

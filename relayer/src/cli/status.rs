@@ -3,7 +3,7 @@
 use super::{Context, Outcome, dispute};
 use crate::{
     config::{Config, Needs},
-    demo::narrator::money,
+    readable::money,
     store::{Step, Store, StoreLocation, WorkerRow},
 };
 use alloy::{primitives::U256, providers::Provider};

@@ -3,8 +3,8 @@ use super::{Context, Outcome, context::AnyClient};
 use crate::{
     chain::Head,
     config::{Config, Needs},
-    demo::narrator::money,
     pipeline::loses_money,
+    readable::money,
     store::{Purpose, RequestRow, SentTransaction, Step, Store, StoreLocation},
 };
 use alloy::{eips::BlockId, primitives::U256, providers::Provider};

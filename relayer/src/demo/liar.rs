@@ -2,7 +2,8 @@
 
 use super::{
     consumers::Question,
-    narrator::{Event, Narrator, money},
+    event::Event,
+    narrator::Narrator,
     world::{PRICE, World},
 };
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     engine::InferRequest,
     input::heldout,
     pipeline::{self, OperatorSettings, Served, Settings, WatcherSettings},
+    readable::money,
 };
 use alloy::{
     network::ReceiptResponse,

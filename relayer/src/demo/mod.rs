@@ -5,6 +5,7 @@
 //! the accounts are added up. Nothing is left running.
 
 mod consumers;
+pub mod event;
 mod liar;
 pub mod narrator;
 mod story;
@@ -22,7 +23,8 @@ use alloy::{eips::BlockId, primitives::U256, providers::Provider};
 use anyhow::{Context as _, bail};
 use candor_sdk::bindings::Delivery;
 use consumers::Question;
-use narrator::{Event, Narrator};
+use event::Event;
+use narrator::Narrator;
 use std::{
     io::Write,
     path::{Path, PathBuf},

@@ -1,7 +1,8 @@
 //! Follows the requests of the demo from question to payment: puts what the relayer reports together with what the chain shows, and tells it.
 use super::{
     consumers::{Consumer, Question},
-    narrator::{Event, Narrator},
+    event::Event,
+    narrator::Narrator,
     world::{TREASURY, WINDOW, World},
 };
 use crate::{answer, pipeline::Progress};

@@ -1,8 +1,5 @@
 //! The demo's world: a chain, the contracts, the embedded models, an operator, two contracts that ask.
-use super::{
-    consumers::Consumer,
-    narrator::{Event, Narrator},
-};
+use super::{consumers::Consumer, event::Event, narrator::Narrator};
 use crate::{
     anvil::{Anvil, AnvilOptions, dev_key},
     chain::{GasLimits, WatchSettings},

@@ -166,9 +166,9 @@ impl Run<'_> {
         found.ok_or_else(|| Error::msg(format!("operand {operand:?} was not computed")))
     }
 
-    fn weight(&self, operand: Option<&Operand>) -> Option<&WeightTensor> {
+    fn weight(&self, operand: Option<&Operand>) -> Option<(u32, &WeightTensor)> {
         match operand {
-            Some(Operand::Weight(weight)) => self.model.weights.get(*weight),
+            Some(Operand::Weight(weight)) => Some((*weight, self.model.weights.get(*weight)?)),
             _ => None,
         }
     }
@@ -210,7 +210,10 @@ impl Run<'_> {
             Op::Gather => {
                 let (ids, extent) = operand(0)?;
                 match self.weight(node.inputs.get(1)) {
-                    Some(table) => tokens::lookup(ids, table, self.device),
+                    Some((weight, table)) => match self.operands.table(weight, table) {
+                        Some(packed) => tokens::lookup_packed(ids, &packed, (table.rows(), table.cols()), self.device),
+                        None => tokens::lookup(ids, table, self.device),
+                    },
                     None => {
                         let (table, table_extent) = operand(1)?;
                         tokens::gather_rows(ids, extent, table, table_extent, batch)
