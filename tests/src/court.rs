@@ -168,8 +168,8 @@ impl Court {
     pub async fn operator(&self, name: &str, operator: &Operator, models: HashMap<ModelId, Served>) -> Result<Running> {
         let mut settings = self.world.settings(&self.folder(name)?, None);
         settings.operator = Some(OperatorSettings {
-            account: operator.key.clone(),
-            signer: operator.key.clone(),
+            account: operator.key.clone().into(),
+            signer: operator.key.clone().into(),
             models,
             payout: None,
         });
@@ -185,7 +185,7 @@ impl Court {
         cap: U256,
     ) -> Result<Running> {
         let mut settings = self.world.settings(&self.folder(name)?, None);
-        settings.watcher = Some(WatcherSettings { account: account.clone(), models, cap });
+        settings.watcher = Some(WatcherSettings { account: account.clone().into(), models, cap });
         Running::start(name, settings).await
     }
 

@@ -182,8 +182,8 @@ impl World {
             http: None,
             watcher: None,
             operator: Some(OperatorSettings {
-                account: self.operator.clone(),
-                signer: self.signer.clone(),
+                account: self.operator.clone().into(),
+                signer: self.signer.clone().into(),
                 models: served.collect(),
                 payout: Some((TREASURY, payout_at)),
             }),
