@@ -24,6 +24,9 @@ struct Held {
 
 /// Runs a plan for groups of requests, each of one length, and returns the last node of each group.
 pub(super) fn execute(groups: &[Group<'_>], program: &Program, plan: &Plan) -> Result<Vec<Option<Tensor>>> {
+    if groups.is_empty() {
+        return Ok(Vec::new()); // not one request that can be run
+    }
     let nodes = program.nodes.len();
     let mut held = Held { joined: vec![None; nodes], parts: vec![vec![None; nodes]; groups.len()] };
     // The shapes of nodes that are joined: as of one request that has all rows.
