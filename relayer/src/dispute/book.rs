@@ -2,7 +2,8 @@
 //!
 //! Nothing of it is stored: everything that a game can still need happened within the longest time that a request, its window and its disputes take,
 //! and is read again at every start. After a reorganisation it is read again too. So there is no state that could differ from the chain's, unless an endpoint
-//! shows fewer events than there are. The game numbers its disputes without holes and keeps a hash of each, so that is noticed, and everything is read again.
+//! shows fewer events than there are. Requests and disputes are numbered without holes, and the contracts say where each stands: so that is noticed, and
+//! everything is read again.
 
 use crate::chain::{Head, Rpc, WatchSettings, range};
 use alloy::{
@@ -15,19 +16,22 @@ use candor_sdk::{
     bindings::{
         Fulfillment,
         IDisputeGame::{self, IDisputeGameEvents as GameEvent},
-        IInferenceOracle::IInferenceOracleEvents as OracleEvent,
-        PackedRequest,
+        IInferenceOracle::{self, IInferenceOracleEvents as OracleEvent},
+        PackedRequest, RequestStatus,
     },
     client::ClientError,
     dispute::{Case, Docket},
     request::Request,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-/// Looks between two comparisons with what the game itself says.
+/// Looks between two comparisons with what the contracts themselves say.
 const COMPARE_EVERY: u32 = 20;
+
+/// Requests that the oracle is asked about in one comparison, at most.
+const COMPARE_AT_ONCE: usize = 32;
 
 /// A result that is not final.
 #[derive(Debug, Clone)]
@@ -67,8 +71,14 @@ pub struct Book {
     last_hash: Option<B256>,
     range: u64,
     docket: Docket,
-    /// When it was last compared with what the game says.
+    /// When it was last compared with what the contracts say.
     compared: Instant,
+    /// How many requests and disputes there were before the first block; none: not known.
+    before: Option<(u64, u64)>,
+    /// The newest request.
+    newest: u64,
+    /// The request that the oracle was asked about last.
+    asked_after: u64,
     /// How often everything was read again.
     readings: u32,
     requests: HashMap<u64, (PackedRequest, Bytes)>,
@@ -87,6 +97,9 @@ impl Book {
             range: settings.max_block_range.max(1),
             docket: Docket::default(),
             compared: Instant::now(),
+            before: None,
+            newest: 0,
+            asked_after: 0,
             readings: 0,
             requests: HashMap::new(),
             results: HashMap::new(),
@@ -126,8 +139,8 @@ impl Book {
         }
         if self.compared.elapsed() > self.settings.poll_interval * COMPARE_EVERY && self.next > self.first {
             self.compared = Instant::now();
-            if let Some(id) = self.differing(rpc, self.next - 1).await? {
-                warn!(dispute = id, "the endpoint did not show all events of a dispute; reading all disputes again");
+            if let Some(missing) = self.missing(rpc, self.next - 1).await? {
+                warn!(missing, "the endpoint did not show all events; reading all disputes again");
                 self.start_over();
                 return Ok((head, false));
             }
@@ -164,24 +177,51 @@ impl Book {
         *self = Self { readings, ..Self::new(self.game, self.settings, self.first) };
     }
 
-    /// A dispute that stood otherwise at the end of a block than the events up to there say. An endpoint that can't tell is taken at its word.
-    async fn differing(&self, rpc: &Rpc, block: u64) -> Result<Option<u64>, ClientError> {
-        let count = told(rpc.view_at(self.game, IDisputeGame::disputeCountCall {}, block).await)?;
-        let newest = self.docket.cases().last().map(Case::id);
-        // Of a docket without any, all may be older than what was read.
-        if let (Some(count), Some(newest)) = (count, newest)
-            && count > newest
-        {
-            return Ok(Some(newest + 1));
+    /// What the contracts have at the end of a block, and the events up to there do not. An endpoint that can't tell is taken at its word.
+    async fn missing(&mut self, rpc: &Rpc, block: u64) -> Result<Option<String>, ClientError> {
+        let oracle = rpc.client().oracle;
+        let (asked, opened) = (IInferenceOracle::requestCountCall {}, IDisputeGame::disputeCountCall {});
+        if self.before.is_none() {
+            self.before = match self.first.checked_sub(1) {
+                None => Some((0, 0)),
+                Some(before) => told(rpc.view_at(oracle, asked.clone(), before).await)?
+                    .zip(told(rpc.view_at(self.game, opened.clone(), before).await)?),
+            };
+        }
+        if let Some((requests, disputes)) = self.before {
+            let requests = self.newest.max(requests);
+            if told(rpc.view_at(oracle, asked, block).await)?.is_some_and(|count| count > requests) {
+                return Ok(Some(format!("request {}", requests + 1)));
+            }
+            let disputes = self.docket.cases().last().map_or(disputes, Case::id);
+            if told(rpc.view_at(self.game, opened, block).await)?.is_some_and(|count| count > disputes) {
+                return Ok(Some(format!("dispute {}", disputes + 1)));
+            }
         }
         for case in self.docket.cases().filter(|case| case.ended.is_none()) {
             let call = IDisputeGame::stateOfCall { id: case.id() };
             let state = told(rpc.view_at(self.game, call, block).await)?;
             if state.is_some_and(|state| state != keccak256(case.dispute().abi_encode())) {
-                return Ok(Some(case.id()));
+                return Ok(Some(format!("a move of dispute {}", case.id())));
             }
         }
+        for id in self.unanswered() {
+            let status = told(rpc.view_at(oracle, IInferenceOracle::statusOfCall { id }, block).await)?;
+            if status.is_some_and(|answer| answer.status == RequestStatus::Fulfilled) {
+                return Ok(Some(format!("the result of request {id}")));
+            }
+            self.asked_after = id;
+        }
         Ok(None)
+    }
+
+    /// Requests without a result that can be disputed, as far as was read: the next few, by number.
+    fn unanswered(&self) -> Vec<u64> {
+        let answered: HashSet<u64> = self.results.values().filter_map(|posted| Some(posted.readable()?.id.0)).collect();
+        let mut open: Vec<u64> = self.requests.keys().copied().filter(|id| !answered.contains(id)).collect();
+        open.sort_unstable_by_key(|id| (*id <= self.asked_after, *id));
+        open.truncate(COMPARE_AT_ONCE);
+        open
     }
 
     fn apply(&mut self, log: &Log, oracle: Address) {
@@ -197,6 +237,7 @@ impl Book {
         }
         match OracleEvent::decode_raw_log(log.topics(), &log.data().data) {
             Ok(OracleEvent::Requested(event)) => {
+                self.newest = self.newest.max(event.id);
                 self.requests.insert(event.id, (event.request, event.input));
             }
             Ok(OracleEvent::Fulfilled(event)) => {
