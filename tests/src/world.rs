@@ -103,7 +103,12 @@ impl World {
 
     /// The same with the dispute game and its judge.
     pub async fn start_with_disputes() -> Result<Self> {
-        Self::start_with(31337, Some(dispute_terms())).await
+        Self::start_with_terms(dispute_terms()).await
+    }
+
+    /// The same with other money and clocks.
+    pub async fn start_with_terms(terms: Terms) -> Result<Self> {
+        Self::start_with(31337, Some(terms)).await
     }
 
     async fn start_with(chain_id: u64, terms: Option<Terms>) -> Result<Self> {
