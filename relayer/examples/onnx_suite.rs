@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 enum Outcome {
-    Right,
+    Right(f32),
     Refused(String),
     NoRequest,
     Wrong(String),
@@ -31,12 +31,15 @@ fn main() -> Result<()> {
         for test in tests.iter().filter(|test| test.join("model.onnx").exists()) {
             let name = test.file_name().unwrap_or_default().to_string_lossy().into_owned();
             match run(test).unwrap_or_else(|error| Outcome::Wrong(format!("{error:#}"))) {
-                Outcome::Right => right.push(name),
+                Outcome::Right(error) => right.push((name, error)),
                 Outcome::Refused(why) => refused.push((name, why)),
                 Outcome::NoRequest => none += 1,
                 Outcome::Wrong(why) => wrong.push((name, why)),
             }
         }
+    }
+    for (name, error) in &right {
+        println!("right    {name}: off by {error:.1e}");
     }
     for (name, why) in &refused {
         println!("refused  {name}: {why}");
@@ -119,5 +122,5 @@ fn run(test: &Path) -> Result<Outcome> {
     };
     let error =
         found.iter().zip(&wanted).map(off).fold(0f32, |most, e| if e.is_nan() { f32::INFINITY } else { most.max(e) });
-    Ok(if error <= 1e-3 { Outcome::Right } else { Outcome::Wrong(format!("off by {error:e}")) })
+    Ok(if error <= 1e-3 { Outcome::Right(error) } else { Outcome::Wrong(format!("off by {error:e}")) })
 }

@@ -27,7 +27,9 @@ pub mod keylock;
 pub mod keys;
 pub mod models;
 pub mod ops;
+mod own_time;
 pub mod pipeline;
 #[cfg(unix)]
 pub mod postgres;
+mod readable;
 pub mod store;

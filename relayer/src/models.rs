@@ -12,7 +12,7 @@ use crate::{
 use candor_sdk::{
     bindings,
     ids::ModelId,
-    program::{ModelDescriptor, Params, RunError},
+    program::{Model, ModelDescriptor, Params, RunError},
 };
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ impl CatalogModel {
 
     #[allow(clippy::result_large_err)] // boxed by the only caller
     fn load_as(name: &str, source: &ModelSource, device: Device) -> Result<Self, ModelProblem> {
-        let imported = match source {
+        let mut imported = match source {
             ModelSource::Builtin(name) => {
                 let (config, weights) = embedded(name).ok_or(ModelProblem::NotEmbedded)?;
                 import::bytes(config, weights)?
@@ -94,8 +94,10 @@ impl CatalogModel {
             ModelSource::Folder(path) => import::folder(path)?,
             ModelSource::Chosen(path, options) => import::folder_with(path, &(*options).into())?,
         };
-        let descriptor = imported.model.descriptor();
-        let engine = Arc::new(LoadedModel::load(imported.model.clone(), device)?);
+        let descriptor = import::descriptor(&imported.model);
+        let weights = std::mem::take(&mut imported.model.weights);
+        let engine = Arc::new(LoadedModel::load(Model { weights, ..imported.model.clone() }, device)?);
+        imported.model.weights = engine.model().weights.clone(); // where they are now: each is in memory once
         Ok(Self { name: name.to_owned(), imported, id: descriptor.model_id(), descriptor, engine })
     }
 

@@ -6,7 +6,7 @@ mod engine_common;
 use candor_relayer::engine::import::{self, Family, Files, Imported, Options, Stage};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
 use candor_sdk::program::{Params, WeightType};
-use engine_common::families::{Made, VOCABULARY, bert, decoder};
+use engine_common::families::{Made, VOCABULARY, bert, decoder, distilled};
 use engine_common::files::Tensors;
 use safetensors::tensor::Dtype;
 use serde_json::json;
@@ -91,6 +91,35 @@ fn encoders_of_every_kind_agree_with_candle() {
 }
 
 #[test]
+fn relatives_of_bert_agree_with_candle() {
+    // Rows of positions begin behind that of the padding token.
+    let mut made = bert(7, Dtype::F16);
+    for (key, value) in [("model_type", json!("xlm-roberta")), ("architectures", json!(["XLMRobertaModel"]))] {
+        made.config[key] = value;
+    }
+    made.config["pad_token_id"] = json!(1);
+    let imported = import(&made);
+    assert_eq!((imported.family.name(), imported.model.limits.max_input_bytes), ("roberta", 4 * (20 - 2)));
+    assert_sound(&imported);
+    let plain = import(&bert(7, Dtype::F16));
+    let request = InferRequest { input: tokens(&[5, 6, 7]), ..InferRequest::default() };
+    let answer = |imported: &Imported| imported.model.interpret(&request).expect("an embedding").output;
+    assert_ne!(answer(&imported), answer(&plain), "other rows of the table");
+    made.config["pad_token_id"] = json!(19);
+    let error = import::files(&made.files(), &Options::default()).expect_err("no position is left").to_string();
+    assert!(error.contains("max_position_embeddings"), "{error}");
+
+    // The same weights by DistilBERT's names are the BERT that has one segment of zeros.
+    for prefix in ["", "distilbert."] {
+        let (made, same) = distilled(8, prefix);
+        let imported = import(&made);
+        assert_eq!(imported.family.name(), "distilbert");
+        assert_sound(&imported);
+        assert_eq!(answer(&imported), answer(&import(&same)));
+    }
+}
+
+#[test]
 fn older_names_of_encoders_make_the_same_model() {
     let made = bert(6, Dtype::F16);
     let id = import(&made).model.model_id();
@@ -133,6 +162,31 @@ fn stretched_rotary_embeddings_agree_with_candle() {
     let imported = import(&made);
     assert_ne!(imported.model.model_id(), plain);
     assert_sound(&imported);
+    // As newer files say it.
+    let mut newer = made.clone();
+    newer.config["rope_parameters"] = made.config["rope_scaling"].clone();
+    newer.config["rope_parameters"]["rope_theta"] = made.config["rope_theta"].clone();
+    let both = import(&newer).model.model_id();
+    for key in ["rope_scaling", "rope_theta"] {
+        newer.config.as_object_mut().expect("an object").remove(key);
+    }
+    assert_eq!((both, import(&newer).model.model_id()), (imported.model.model_id(), imported.model.model_id()));
+    newer.config["rope_theta"] = json!(500_000.0);
+    let error = import::files(&newer.files(), &Options::default()).expect_err("a contradiction").to_string();
+    assert!(error.contains("rope_parameters"), "{error}");
+}
+
+#[test]
+fn mistral_without_a_window_is_llama() {
+    let mut made = decoder("llama", 14, Dtype::F16, true);
+    let id = import(&made).model.model_id();
+    made.config["model_type"] = json!("mistral");
+    made.config["architectures"] = json!(["MistralForCausalLM"]);
+    made.config["sliding_window"] = json!(null);
+    assert_eq!(import(&made).model.model_id(), id);
+    made.config["sliding_window"] = json!(4096);
+    let error = import::files(&made.files(), &Options::default()).expect_err("a window").to_string();
+    assert!(error.contains("sliding_window"), "{error}");
 }
 
 #[test]

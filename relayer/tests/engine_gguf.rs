@@ -47,6 +47,38 @@ fn a_file_and_a_folder_of_the_same_weights_are_the_same_model() {
 }
 
 #[test]
+fn frequencies_stretched_as_in_llama_3_are_known_by_their_factors() {
+    let mut made = decoder("llama", 5, Dtype::F32, true);
+    made.config["rope_theta"] = serde_json::json!(500_000.0);
+    let plain = folder(&made).model.model_id();
+    for factor in [8.0, 32.0] {
+        made.config["rope_scaling"] = serde_json::json!({
+            "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        });
+        // As converters to GGUF write them: heads of 8 columns are 4 pairs.
+        let factors: Vec<f32> = (0..4)
+            .map(|pair| {
+                let turns = 8192.0 / (2.0 * std::f64::consts::PI * 500_000f64.powf(f64::from(2 * pair) / 8.0));
+                let kept = ((turns - 1.0) / 3.0).clamp(0.0, 1.0);
+                (1.0 / ((1.0 - kept) / factor + kept)) as f32
+            })
+            .collect();
+        let imported = import(&Gguf::of(&made).with("rope_freqs.weight", &factors));
+        assert_eq!(imported.model.model_id(), folder(&made).model.model_id());
+        assert_ne!(imported.model.model_id(), plain);
+    }
+    let refused = |factors: &[f32]| {
+        let gguf = Gguf::of(&made).with("rope_freqs.weight", factors);
+        let files = Files { name: "made-up".into(), gguf: Some(Arc::new(gguf.file())), ..Files::default() };
+        let error = import::files(&files, &Options::default()).expect_err("unknown factors").to_string();
+        assert!(error.contains("rope_freqs.weight"), "{error}");
+    };
+    refused(&[1.0, 1.0, 2.0, 8.0]);
+    refused(&[1.0, 1.0, 1.0]);
+}
+
+#[test]
 fn q8_0_is_kept_and_computed_with() {
     let made = decoder("llama", 2, Dtype::F32, false);
     let imported = import(&Gguf::of(&made).stored_as(8));

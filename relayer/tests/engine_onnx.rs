@@ -4,8 +4,9 @@
 mod engine_common;
 
 use candle_onnx::onnx::AttributeProto;
-use candor_relayer::engine::import::{ImportError, Imported};
+use candor_relayer::engine::import::{self, ImportError, Imported, Precision};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
+use candor_sdk::program::WeightTensor;
 use engine_common::Random;
 use engine_common::onnx::{Graph, INT32, INT64, Size, bytes, float, info, int, ints, known, text};
 use serde_json::json;
@@ -162,6 +163,58 @@ fn operations_one_by_one() {
     one("Identity", &["x"], vec![]);
 }
 
+/// Images that grow: elements repeated, and windows that become of each place.
+#[test]
+fn images_that_grow() {
+    let graph = |opset| {
+        let mut graph = Graph::floats(&[1, 3, 4, 5]);
+        graph.model.opset_import[0].version = opset;
+        graph
+            .constant("roi", &[0], &[])
+            .constant("scales", &[4], &[1.0, 1.0, 2.0, 3.0])
+            .constant("half", &[4], &[1.0, 1.0, 1.5, 2.0])
+            .constant("two", &[2], &[2.0, 2.0])
+            .ints("sizes", &[1, 3, 8, 5])
+            .weight("k", &[4, 3, 3, 3])
+            .weight("t", &[3, 2, 2, 2])
+            .weight("b", &[2])
+            .weight("image", &[1, 3, 8, 15])
+    };
+    let asymmetric = || vec![text("coordinate_transformation_mode", "asymmetric"), text("nearest_mode", "floor")];
+    let resize = |inputs: &[&str], attributes| graph(13).node("Resize", inputs, "y", attributes);
+    let sound_as = |graph: Graph, what: &str| sound(&graph.import("y").unwrap_or_else(|e| panic!("{what}: {e}")), what);
+    sound_as(resize(&["x", "roi", "scales"], asymmetric()), "asymmetric");
+    sound_as(resize(&["x", "", "scales"], vec![]), "half a pixel");
+    sound_as(resize(&["x", "", "", "sizes"], asymmetric()), "sizes");
+    let two = vec![ints("axes", &[2, -1])];
+    sound_as(graph(18).node("Resize", &["x", "", "two"], "y", two), "two dimensions");
+    sound_as(graph(9).node("Upsample", &["x", "scales"], "y", vec![text("mode", "nearest")]), "upsample");
+    sound_as(graph(10).node("Resize", &["x", "scales"], "y", vec![]), "version 10");
+    // As networks that look at several scales use it: beside, and in front of, other layers.
+    let pyramid = resize(&["x", "roi", "scales"], asymmetric());
+    let pyramid = pyramid.node("Add", &["y", "image"], "z", vec![]).node("Relu", &["z"], "r", vec![]);
+    let pyramid = pyramid.node("Conv", &["y", "k"], "c", vec![ints("pads", &[1, 1, 1, 1])]);
+    let pyramid = pyramid.node("Concat", &["c", "r"], "all", vec![int("axis", 1)]);
+    sound(&pyramid.import("all").expect("a model"), "pyramid");
+
+    let strides = || vec![ints("strides", &[2, 2]), ints("kernel_shape", &[2, 2])];
+    sound_as(graph(13).node("ConvTranspose", &["x", "t"], "y", strides()), "transposed");
+    let grown = graph(13).node("ConvTranspose", &["x", "t", "b"], "t0", strides()).node("Sigmoid", &["t0"], "y", vec![]);
+    sound_as(grown, "transposed, with a bias");
+    let line = Graph::floats(&[1, 3, 6]).weight("t", &[3, 2, 4]);
+    sound_as(line.node("ConvTranspose", &["x", "t"], "y", vec![ints("strides", &[4])]), "in one dimension");
+
+    let linear = vec![text("mode", "linear")];
+    refused(resize(&["x", "", "scales"], linear).import("y"), &["Resize", "linear"]);
+    refused(resize(&["x", "", "half"], asymmetric()).import("y"), &["Resize", "dimension 2", "whole number"]);
+    let corners = vec![text("coordinate_transformation_mode", "align_corners")];
+    refused(resize(&["x", "", "scales"], corners).import("y"), &["Resize", "align_corners"]);
+    let overlapping = graph(13).node("ConvTranspose", &["x", "t"], "y", vec![]);
+    refused(overlapping.import("y"), &["ConvTranspose", "strides", "overlap"]);
+    let cut = [strides(), vec![ints("pads", &[1, 1, 1, 1])]].concat();
+    refused(graph(13).node("ConvTranspose", &["x", "t"], "y", cut).import("y"), &["ConvTranspose", "pads"]);
+}
+
 #[test]
 fn refusals_name_the_node() {
     let graph = || Graph::floats(&[1, 4, 6]).weight("v", &[6]).weight("w", &[5, 3]);
@@ -289,6 +342,66 @@ fn an_encoder_of_any_length() {
     let mut more = config();
     more["fixed"]["position_ids"] = json!(0);
     refused(with_batch(13).import_as("y", more), &["fixed.position_ids", "no input"]);
+}
+
+/// Weights of MatMul, Gemm and Conv in another type, in models of any length too.
+#[test]
+fn quantised_at_import() {
+    let perceptron = Graph::floats(&[1, 64])
+        .weight("w1", &[64, 96])
+        .weight("b1", &[96])
+        .weight("w2", &[10, 96])
+        .weight("b2", &[10])
+        .node("MatMul", &["x", "w1"], "a", vec![])
+        .node("Add", &["a", "b1"], "b", vec![])
+        .node("Relu", &["b"], "c", vec![])
+        .node("Gemm", &["c", "w2", "b2"], "y", vec![int("transB", 1)])
+        .import("y");
+    let convolutional = Graph::floats(&[1, 8, 6, 6])
+        .weight("k1", &[32, 8, 2, 2])
+        .weight("k2", &[16, 32, 3, 3])
+        .weight("t", &[16, 4, 2, 2])
+        .node("Conv", &["x", "k1"], "a", vec![])
+        .node("Relu", &["a"], "b", vec![])
+        .node("Conv", &["b", "k2"], "c", vec![ints("strides", &[2, 2])])
+        .node("ConvTranspose", &["c", "t"], "y", vec![ints("strides", &[2, 2])])
+        .import("y");
+    let encoder = encoder(13).ints("zero_batch", &[1]).import_as(
+        "y",
+        json!({
+            "architecture": "onnx", "input": { "kind": "tokens", "name": "input_ids", "bound": 30, "longest": 16 },
+            "fixed": { "attention_mask": 1, "token_type_ids": 0 }, "output": [{ "kind": "f32be" }],
+        }),
+    );
+    let models = [("perceptron", perceptron, 2), ("convolutional", convolutional, 3), ("encoder", encoder, 4)];
+    for (what, stored, layers) in models {
+        let stored = stored.expect(what);
+        for precision in Precision::ALL {
+            let what = format!("{what} as {precision}");
+            let converted = import::quantise(&stored, precision);
+            if what.starts_with("encoder") && precision == Precision::Q8_0 {
+                // Rows of 8.
+                assert!(converted.expect_err(&what).to_string().contains("whole blocks of 32"));
+                continue;
+            }
+            let converted = converted.expect(&what);
+            let of_type = |tensor: &&WeightTensor| tensor.dtype() == precision.weight_type();
+            let count = converted.model.weights.tensors().iter().filter(of_type).count();
+            // The transposed convolution's rows of 16 stay as they are in q8_0.
+            let ragged = usize::from(precision == Precision::Q8_0 && what.starts_with("conv"));
+            assert_eq!(count, layers - ragged, "{what}");
+            let engine = LoadedModel::load(converted.model.clone(), Device::Cpu).expect(&what);
+            let request = |input| InferRequest { input, ..InferRequest::default() };
+            let requests: Vec<InferRequest> = converted.probes(3).into_iter().map(request).collect();
+            for (request, answer) in requests.iter().zip(engine.infer(&requests)) {
+                let reference = converted.model.interpret(request).expect(&what);
+                assert_eq!(answer.expect(&what), reference.output, "{what}");
+            }
+            let cost = import::cost(&stored, &[precision], |_, _| ()).expect(&what);
+            let [before, after] = &cost.measured[..] else { panic!("{what}: {cost}") };
+            assert!(after.bytes < before.bytes && after.min_cosine > Some(0.99), "{what}: {cost}");
+        }
+    }
 }
 
 #[test]

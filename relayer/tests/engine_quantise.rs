@@ -96,6 +96,55 @@ fn converted_models_have_the_interpreters_bits() {
     }
 }
 
+/// A loaded model has each weight once: bytes that were packed are gone, and come back as they were when somebody asks.
+#[test]
+fn weights_are_in_memory_once() {
+    for (what, files) in models().into_iter().chain([("digits", embedded("digits"))]) {
+        for dtype in [None].into_iter().chain(Precision::ALL.map(Some)) {
+            let imported = at(&files, dtype);
+            let mut model = imported.model.clone();
+            let mut held = Vec::new();
+            for (index, tensor) in (0u32..).zip(imported.model.weights.tensors()) {
+                let bytes = Arc::new(tensor.bytes().to_vec());
+                held.push(Arc::downgrade(&bytes));
+                model.weights.keep_in(index, bytes);
+            }
+            let loaded = LoadedModel::load(model, Device::Cpu).expect(what);
+            assert!(held.iter().all(|bytes| bytes.upgrade().is_none()), "{what}: a tensor is there as it came");
+            for (before, after) in imported.model.weights.tensors().iter().zip(loaded.model().weights.tensors()) {
+                assert!(before.bytes() == after.bytes() && after.bytes().len() == after.byte_len(), "{what}: {after:?}");
+            }
+            assert_eq!(loaded.model().model_id(), imported.model.model_id(), "{what}");
+        }
+    }
+}
+
+/// Requests of all lengths in one batch, one of them impossible, have the answers that each has alone.
+#[test]
+fn requests_of_different_lengths_share_a_pass() {
+    let (what, files) = models().swap_remove(0);
+    for dtype in [None].into_iter().chain(Precision::ALL.map(Some)) {
+        let imported = at(&files, dtype);
+        let request = |length: u32| InferRequest {
+            input: (0..length).flat_map(|i| ((7 * i + 3 * length) % VOCABULARY as u32).to_be_bytes()).collect(),
+            ..InferRequest::default()
+        };
+        let mut requests: Vec<InferRequest> = (1..=20).chain([5, 20, 1, 5]).map(request).collect();
+        requests.insert(9, request(21));
+        requests.insert(3, InferRequest { input: 96u32.to_be_bytes().to_vec(), ..InferRequest::default() });
+        for threads in [1, 3] {
+            let loaded = LoadedModel::load(imported.model.clone(), Device::Cpu).expect(what);
+            let answers = pool(threads).install(|| loaded.infer(&requests));
+            for (request, answer) in requests.iter().zip(answers) {
+                match imported.model.interpret(request) {
+                    Ok(run) => assert_eq!(answer.expect(what), run.output, "{} bytes", request.input.len()),
+                    Err(_) => assert!(answer.is_err(), "{} bytes", request.input.len()),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn linear_layers_are_converted_and_nothing_else() {
     let kinds = |imported: &Imported, name: &str| {

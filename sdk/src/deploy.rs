@@ -102,7 +102,7 @@ impl Artifact {
         let pending = provider
             .send_transaction(TransactionRequest::default().with_deploy_code(code))
             .await
-            .map_err(ClientError::from)?;
+            .map_err(ClientError::from_rpc)?;
         let hash = *pending.tx_hash();
         let receipt = pending.get_receipt().await.map_err(|_| ClientError::Pending(hash))?;
         match (receipt.status(), receipt.contract_address, receipt.block_number) {

@@ -5,6 +5,7 @@ use alloy::{
     signers::SignerSync,
 };
 use anyhow::{Context, Result, ensure};
+use candor_relayer::anvil::{Anvil, AnvilOptions, dev_key};
 use candor_sdk::{
     bindings::{Answer, RequestStatus},
     commitment::signature_bytes,
@@ -32,7 +33,6 @@ struct Person {
 
 impl Person {
     fn new(world: &World, key: &alloy::signers::local::PrivateKeySigner, more: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
         let config = format!(
             "[chain]\nrpc_urls = [\"{}\"]\nchain_id = {}\noracle = \"{}\"\nconfirmations = 0\npoll_interval = \"50ms\"\n\
              [operator.min_fee]\ndefault = \"0.001 ether\"\n[log]\nformat = \"plain\"\n{more}",
@@ -40,6 +40,11 @@ impl Person {
             world.client.chain_id,
             world.client.oracle,
         );
+        Self::with(&config, key)
+    }
+
+    fn with(config: &str, key: &alloy::signers::local::PrivateKeySigner) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("candor.toml"), config)?;
         Ok(Self { folder, key: alloy::primitives::hex::encode(key.to_bytes()) })
     }
@@ -190,6 +195,59 @@ async fn from_the_first_stake_to_the_last_withdrawal() -> Result<()> {
     assert_eq!(world.client.stake(key.address()).await?.0, U256::ZERO);
     has(&person.fails(1, &["operator", "withdraw"]).await?, &["there is no stake"]);
     Ok(())
+}
+
+/// From an empty chain to an answer, with nothing but commands.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contracts_on_a_chain_of_ones_choice() -> Result<()> {
+    let anvil = Anvil::start(&AnvilOptions::default()).await?;
+    let chain = format!(
+        "[chain]\nrpc_urls = [\"{}\"]\nchain_id = 31337\nconfirmations = 0\npoll_interval = \"50ms\"\n",
+        anvil.url()
+    );
+    let person = Person::with(&chain, &dev_key(0))?;
+
+    // What the constructors would refuse is said before anything is sent, all of it.
+    let wrong = ["deploy", "--challenge-window", "0s", "--stake-per-result", "2 ether", "--bond", "1 gwei"];
+    let text = person.fails(2, &wrong).await?;
+    has(
+        &text,
+        &["--challenge-window is 0s", "(2 ether) must not be more than --min-stake (1 ether)", "--bond (1 gwei)"],
+    );
+    let nowhere = "0x000000000000000000000000000000000000dEaD";
+    has(&person.fails(1, &["deploy", "--verifier", nowhere]).await?, &["there is no contract at", "--verifier"]);
+    has(&person.fails(1, &["deploy", "--set", "chain.chain_id=1"]).await?, &["chain 31337"]);
+    let poor = Person::with(&chain, &alloy::signers::local::PrivateKeySigner::random())?;
+    has(&poor.fails(1, &["deploy"]).await?, &["has 0 ether; 14 contracts take up to"]);
+    has(&person.does(&["deploy", "--dry-run"]).await?, &["would deploy 14 contracts", "OneStepVerifier", "at most"]);
+
+    let told = person.does_json(&["deploy", "--challenge-window", "1h"]).await?;
+    let events: Vec<&str> = told.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(events, ["verifier_deployed", "deployed"]);
+    let text = |key: &str| told[1][key].as_str().map(str::to_owned).with_context(|| format!("no {key}"));
+    let (oracle, verifier) = (text("oracle")?, text("verifier")?);
+    let estimate: Value = person.does_json(&["deploy", "--dry-run"]).await?.remove(0);
+    let wei = |value: &Value| value["cost"].as_str().and_then(|text| text.parse::<u128>().ok()).context("no cost");
+    ensure!(wei(&told[1])? < wei(&estimate)?, "{} is more than {} was thought to be enough", told[1], estimate);
+
+    // The same judge for another deployment, and one without any.
+    let second = person.does(&["deploy", "--verifier", &verifier]).await?;
+    has(&second, &["dispute game       0x", "start_block = ", "candor model register"]);
+    assert!(!second.contains("step verifier"));
+    has(&person.does(&["deploy", "--without-disputes"]).await?, &["results can't be challenged here"]);
+
+    let operator = Person::with(
+        &format!("{chain}oracle = \"{oracle}\"\n[operator.min_fee]\ndefault = \"0.001 ether\"\n"),
+        &dev_key(1),
+    )?;
+    has(&operator.does(&["model", "register", "credit"]).await?, &["is registered: tx 0x"]);
+    has(&operator.does(&["operator", "join", "--set", "models.serve=credit"]).await?, &["put down 1.2 ether of stake"]);
+    let log = std::fs::File::create(operator.path("log"))?;
+    let run = ["run", "--set", "models.serve=credit"];
+    let mut relayer = operator.command(&run)?.stdout(log.try_clone()?).stderr(log).spawn()?;
+    let question = ["request", "--model", "credit", "--applicant", "", "--oracle", &oracle];
+    has(&person.does(&question).await.with_context(|| operator.log())?, &["risk of default"]);
+    stop(&mut relayer).await
 }
 
 /// SIGTERM, and an orderly end.

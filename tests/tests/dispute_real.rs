@@ -86,7 +86,7 @@ fn answer(model: Model, request: &InferRequest) -> Result<Vec<u8>> {
 fn telling(model: &Model, tensor: (usize, &WeightTensor), request: &InferRequest, right: &[u8]) -> Result<Flip> {
     let (index, tensor) = tensor;
     let (width, bits) = exponent(tensor.dtype()).context("CANDOR_WEIGHT names a tensor of floats")?;
-    let elements = tensor.bytes().len() / width;
+    let elements = tensor.byte_len() / width;
     for &(byte, bit) in &bits {
         for element in [0, elements / 2] {
             let flip = Flip { tensor: u32::try_from(index)?, byte: width * element + byte, bit };
@@ -198,7 +198,7 @@ async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let models = world.settings(folder.path(), Some(&operator)).operator.context("no operator")?.models;
     let mut settings = world.settings(folder.path(), None);
-    settings.watcher = Some(WatcherSettings { account: watcher, models, cap: ether(1) });
+    settings.watcher = Some(WatcherSettings { account: watcher.into(), models, cap: ether(1) });
     let (reporter, mut progress) = broadcast::channel(4096);
     let watching = candor_relayer::pipeline::spawn(settings, reporter, CancellationToken::new()).await?;
 

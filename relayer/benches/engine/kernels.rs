@@ -8,9 +8,13 @@ use candor_relayer::engine::kernels::elementwise::Epilogue;
 use candor_relayer::engine::kernels::gemm::{self, Activations};
 use candor_relayer::engine::kernels::{Isa, Weight, quantised};
 use half::{bf16, f16};
+use rayon::prelude::*;
 use std::hint::black_box;
 
 const BATCHES: [usize; 4] = [1, 8, 64, 256];
+
+/// Rows that one thread quantises, as the engine shares them out.
+const ROWS_PER_TASK: usize = 16;
 
 /// Outputs and inputs: a layer that is read from memory, and one that stays in the cache.
 const SHAPES: [(usize, usize); 2] = [(2304, 2048), (512, 512)];
@@ -82,9 +86,8 @@ pub(crate) fn quantised_layers(table: &Table) {
                 table.pair(
                     &name,
                     || {
-                        for (row, x) in x.chunks(k).enumerate() {
-                            quantise(x, &mut scales[row * groups..][..groups], &mut values[row * k..][..k]);
-                        }
+                        let rows = x.par_chunks(k).zip(scales.par_chunks_mut(groups)).zip(values.par_chunks_mut(k));
+                        rows.with_min_len(ROWS_PER_TASK).for_each(|((x, scales), values)| quantise(x, scales, values));
                         quantised::linear(isa, (&values, &scales), &packed.as_ref(), m, &epilogue, black_box(&mut out));
                     },
                     || drop(black_box(theirs_w.forward(&theirs_x).expect("a product"))),

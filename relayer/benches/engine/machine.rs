@@ -4,7 +4,7 @@ use crate::models::imported;
 use crate::paired::{Table, best, noise};
 use crate::sources::Source;
 use candle_core::DType;
-use candor_relayer::engine::import::{Precision, descriptor};
+use candor_relayer::engine::import::{self, Options, Precision, descriptor};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
 use candor_sdk::program::Params;
 use rayon::prelude::*;
@@ -39,12 +39,16 @@ pub(crate) fn bandwidth(table: &Table) -> f64 {
 
 /// A model's id from its weights.
 pub(crate) fn hashing(table: &Table) {
-    for dtype in [None, Some(Precision::Q8_128)] {
-        let name = format!("hashing SmolLM2-135M {}", dtype.map_or("f16", Precision::name));
+    for dtype in ["f32", "f16", "q8_0", "q8_128"] {
+        let name = format!("hashing SmolLM2-135M {dtype}");
         if !table.wants(&name) {
             continue;
         }
-        let model = imported(&Source::smollm2().files, dtype).model;
+        let source = Source::smollm2();
+        let model = match dtype {
+            "f32" => imported(&source.widened(), None).model,
+            dtype => imported(&source.files, dtype.parse().ok().filter(|precision| *precision != Precision::F16)).model,
+        };
         let seconds = best(3, || _ = black_box(descriptor(&model)));
         let speed = model.weights.byte_len() as f64 / seconds / 1e9;
         table.line(&name, &format!("{speed:.2} GB/s"), "", &format!("{:.0} MB", model.weights.byte_len() as f64 / 1e6));
@@ -94,8 +98,7 @@ pub(crate) fn hold(what: &str) {
     match side {
         "ours" | "ours-q8_128" => {
             let dtype = (side == "ours-q8_128").then_some(Precision::Q8_128);
-            let model = imported(&source.files, dtype).model;
-            drop(source);
+            let model = import::whole(source.files, &Options { dtype, ..Options::default() }).expect("a model").model;
             let loaded = LoadedModel::load(model, Device::Cpu).expect("it loads");
             let input = ids.iter().flat_map(|id| id.to_be_bytes()).collect();
             let request = InferRequest { input, params: Params { max_tokens: 4, ..Params::default() }, seed: [0; 32] };

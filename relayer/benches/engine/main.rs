@@ -43,9 +43,12 @@ fn main() {
     }
     let table = Table::new(arguments);
     let read = machine::bandwidth(&table);
-    kernels::linear_layers(&table);
-    kernels::quantised_layers(&table);
-    kernels::attention(&table);
+    // On a thread of the pool, as within a pass over a model: from outside, each single product would wake the others up. Both sides gain.
+    rayon::scope(|_| {
+        kernels::linear_layers(&table);
+        kernels::quantised_layers(&table);
+        kernels::attention(&table);
+    });
     models::embedded(&table);
     models::encoders(&table);
     models::language_models(&table, read);

@@ -6,10 +6,11 @@ use super::{
 use crate::{
     answer,
     config::{Config, ModelSource, Needs, Wei, format_duration, parse_duration},
-    demo::narrator::{Event, money},
+    demo::event::Event,
     engine::import::{Family, config::InputKind},
     input::{heldout, picture::Picture},
     models::CatalogModel,
+    readable::money,
 };
 use alloy::sol_types::SolEvent;
 use alloy::{
@@ -97,7 +98,7 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
     // Everything that can be found wrong here is, before a key is opened or a node is asked.
     let local = local_model(context, &config, &args.model)?;
     let question = question(&args.input, local.as_ref())?;
-    let key = context.account(&config)?;
+    let key = context.account(&config).await?;
     let client = context.paying_client(&config, &key).await?;
     let (id, name) = match &local {
         Some(model) => (model.id(), model.name().to_owned()),

@@ -3,7 +3,6 @@ use super::{Context, Outcome, UsageError, context::known_models};
 use crate::{
     chain::{Rpc, WatchSettings},
     config::{Config, Needs},
-    demo::narrator::{money, short},
     dispute::{
         Player,
         book::{Book, Posted},
@@ -11,6 +10,7 @@ use crate::{
         tree::narrow,
     },
     models::CatalogModel,
+    readable::{money, short},
 };
 use alloy::primitives::{Address, U256};
 use anyhow::{Context as _, bail};
@@ -109,7 +109,7 @@ pub(super) async fn summary(context: &Context, config: &Config) -> anyhow::Resul
         return Ok(());
     }
     let court = Court::read(config).await?;
-    let account = context.account(config).ok().map(|key| key.address());
+    let account = context.operator(config).await.ok();
     let open: Vec<&Case> = court.book.docket().cases().filter(|case| case.ended.is_none()).collect();
     let party = |case: &&&Case| {
         let parties = [case.opened.operator, case.opened.challenger];
@@ -262,7 +262,7 @@ async fn challenge(
             Ok(Outcome::Done)
         }
         Verdict::Wrong => {
-            let account = context.account(config)?;
+            let account = context.account(config).await?;
             let client = context.paying_client(config, &account).await?;
             let (request_, fulfillment) = (posted.request, posted.fulfillment.clone());
             let call = IDisputeGame::challengeCall { request: request_, fulfillment };

@@ -7,6 +7,7 @@ mod ask;
 mod bench;
 mod context;
 mod demo;
+mod deploy;
 mod dispute;
 mod doctor;
 mod init;
@@ -76,6 +77,8 @@ enum Command {
     Init(init::InitArgs),
     /// Check everything that can go wrong before money is at risk, and say all that is wrong at once
     Doctor,
+    /// Put the contracts on a chain of your choice; nobody owns them afterwards
+    Deploy(Box<deploy::DeployArgs>),
     /// Measure how fast a processor or a GPU is at language models of common shapes
     Bench(bench::BenchArgs),
     /// Ask a model from the command line and wait for the answer
@@ -162,6 +165,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(&context, &args).await,
         Command::Init(args) => init::init(&context, &args),
         Command::Doctor => doctor::doctor(&context).await,
+        Command::Deploy(args) => deploy::deploy(&context, &args).await,
         Command::Bench(args) => bench::bench(&context, &args),
         Command::Request(args) => ask::request(&context, &args).await,
         Command::Result(args) => result::result(&context, &args).await,

@@ -8,9 +8,9 @@ use super::{
 use crate::{
     answer,
     config::{Config, ModelSource, Needs},
-    demo::narrator::money,
     engine::InferRequest,
     models::CatalogModel,
+    readable::money,
 };
 use alloy::{
     consensus::Transaction,

@@ -3,8 +3,8 @@ use super::{Context, Outcome, context::AnyClient};
 use crate::{
     chain::Head,
     config::{Config, Needs},
-    demo::narrator::money,
     pipeline::loses_money,
+    readable::money,
     store::{Purpose, RequestRow, SentTransaction, Step, Store, StoreLocation},
 };
 use alloy::{eips::BlockId, primitives::U256, providers::Provider};
@@ -95,7 +95,7 @@ async fn facts(
     let operator = match &config.operator {
         None => None,
         Some(operator) => {
-            let address = context.account(config)?.address();
+            let address = context.operator(config).await?;
             let (stake, unbonding, locked) = client.stake(address).await?;
             let min_fee = super::context::served_name(config, row.request.model)?;
             Some(OperatorFacts {

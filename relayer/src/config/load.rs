@@ -38,7 +38,9 @@ pub enum Needs {
     /// Works without any setting.
     #[default]
     Nothing,
-    /// Talks to the chain.
+    /// Talks to a chain, where there need be no contracts yet.
+    Node,
+    /// Talks to the contracts.
     Chain,
 }
 
@@ -408,6 +410,8 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
     if needs != Needs::Nothing {
         check(chain.rpc_urls.is_empty(), "chain.rpc_urls", " is missing: the address of at least one node");
         check(chain.chain_id == 0, "chain.chain_id", " is missing: the number of the chain the nodes must be on");
+    }
+    if needs == Needs::Chain {
         check(chain.oracle.is_zero(), "chain.oracle", " is missing: the address of the InferenceOracle contract");
     }
     check(chain.poll_interval.is_zero(), "chain.poll_interval", ": must be more than nothing");

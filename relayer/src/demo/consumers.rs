@@ -1,6 +1,6 @@
 //! The two example contracts that ask in the demo: how to call them, and what they hold afterwards.
-use super::narrator::money;
 use crate::input::{applicant::Applicant, picture::Digit};
+use crate::readable::money;
 use alloy::{
     primitives::{Address, Bytes, I256, U256},
     providers::Provider,
@@ -13,7 +13,8 @@ use candor_sdk::{
     ids::RequestId,
 };
 
-mod abi {
+/// How they are called, as far as somebody from outside calls them.
+pub mod abi {
     #![allow(missing_docs)]
     alloy::sol! {
         interface LoanDesk {

@@ -1,278 +1,17 @@
 //! Tells what happens to requests, as it happens: in colour on a terminal, plainly into a file, or one JSON object a line for machines.
-//!
-//! The field names of the JSON are stable: they are the names of [`Event`]'s fields, with the variant's name in `event` and the milliseconds
-//! since the start in `at_ms`. Amounts of money are wei, as decimal strings; hashes, addresses and bytes are hexadecimal strings.
+
+use super::event::Event;
 use crate::{
-    config::Wei,
-    input::picture::{self, Digit, Shades},
+    input::picture::{self, Shades},
+    readable::{grouped, money, short, short_hash},
 };
-use alloy::primitives::{Address, B256, Bytes, U256};
-use candor_sdk::ids::{ModelId, RequestId};
-use serde::{Serialize, Serializer};
+use alloy::primitives::{B256, U256};
+use candor_sdk::ids::RequestId;
+use serde::Serialize;
 use std::{
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
-
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// A chain is there.
-    Chain {
-        /// What kind, for people.
-        kind: String,
-        /// Its number.
-        chain_id: u64,
-        /// Where it listens.
-        url: String,
-    },
-    /// Another part of the story begins.
-    Act {
-        /// What it is about.
-        title: String,
-    },
-    /// Something happened in a dispute.
-    Dispute {
-        /// The request whose result is disputed.
-        request: RequestId,
-        /// Who did it: the watcher, the liar, the chain.
-        by: &'static str,
-        /// What.
-        what: &'static str,
-        /// In words.
-        text: String,
-    },
-    /// The contracts are on it.
-    Deployed {
-        /// `InferenceOracle`.
-        oracle: Address,
-        /// `OperatorRegistry`.
-        operators: Address,
-        /// `ModelRegistry`.
-        models: Address,
-        /// Seconds in which a result can be challenged.
-        challenge_window: u64,
-    },
-    /// A model is registered.
-    ModelRegistered {
-        /// Its name.
-        model: String,
-        /// Its content address.
-        id: ModelId,
-        /// Gas of the registration.
-        gas: u64,
-    },
-    /// An operator is ready to answer.
-    OperatorJoined {
-        /// Its account.
-        operator: Address,
-        /// The key that signs.
-        signer: Address,
-        /// Its stake.
-        #[serde(serialize_with = "wei")]
-        stake: U256,
-        /// Its price for each model.
-        #[serde(serialize_with = "wei")]
-        price: U256,
-    },
-    /// The relayer runs.
-    RelayerStarted {
-        /// What it computes on.
-        device: String,
-        /// The models it serves.
-        models: Vec<String>,
-    },
-    /// A contract that asks is on the chain.
-    ConsumerDeployed {
-        /// Its name.
-        consumer: String,
-        /// Its address.
-        address: Address,
-        /// The model that it asks.
-        model: String,
-    },
-    /// A request is on the chain.
-    Asked {
-        /// Its number.
-        request: RequestId,
-        /// Who asks, for people.
-        consumer: String,
-        /// The model asked.
-        model: String,
-        /// What is asked, for people.
-        question: String,
-        /// When the consumer is to be called: `optimistic` or `final`.
-        delivery: &'static str,
-        /// For the operator.
-        #[serde(serialize_with = "wei")]
-        fee: U256,
-        /// For the gas of the callback, at most.
-        #[serde(serialize_with = "wei")]
-        callback_allowance: U256,
-        /// In which transaction.
-        transaction: B256,
-        /// Its gas.
-        gas: u64,
-        /// The picture that is asked about, if it is one.
-        #[serde(skip)]
-        picture: Option<Box<Digit>>,
-    },
-    /// The relayer took it up.
-    PickedUp {
-        /// Its number.
-        request: RequestId,
-    },
-    /// The model ran.
-    Inferred {
-        /// Its number.
-        request: RequestId,
-        /// On what.
-        device: String,
-        /// How long, for the whole batch.
-        took_us: u64,
-        /// How many requests ran together.
-        batch: usize,
-        /// The bytes that came out.
-        output: Bytes,
-        /// What they mean, for people.
-        answer: String,
-    },
-    /// The answer is signed.
-    Signed {
-        /// Its number.
-        request: RequestId,
-        /// By whom.
-        signer: Address,
-    },
-    /// The answer is on the chain.
-    Posted {
-        /// Its number.
-        request: RequestId,
-        /// In which transaction.
-        transaction: B256,
-        /// Gas of the whole transaction.
-        gas: u64,
-        /// Results in it.
-        results: usize,
-    },
-    /// The answer, for somebody who waits for it at the command line.
-    Answered {
-        /// Its number.
-        request: RequestId,
-        /// The bytes.
-        output: Bytes,
-        /// What they mean, for people.
-        answer: String,
-        /// Unix second in which it becomes final if nobody challenges it.
-        final_at: u64,
-    },
-    /// The consumer was called.
-    Delivered {
-        /// Its number.
-        request: RequestId,
-        /// Whether the call went through.
-        success: bool,
-        /// Gas that the consumer used.
-        gas: u64,
-        /// What the contract holds now, for people.
-        stored: String,
-    },
-    /// Nobody challenged in time.
-    WindowPassed {
-        /// Its number.
-        request: RequestId,
-        /// How long the window was.
-        seconds: u64,
-    },
-    /// The result is final.
-    Finalized {
-        /// Its number.
-        request: RequestId,
-        /// In which transaction.
-        transaction: B256,
-        /// Gas of the whole transaction.
-        gas: u64,
-        /// Results in it.
-        results: usize,
-    },
-    /// The operator was paid.
-    Paid {
-        /// Its number.
-        request: RequestId,
-        /// Who.
-        operator: Address,
-        /// For the answer.
-        #[serde(serialize_with = "wei")]
-        fee: U256,
-        /// For the gas of the callback that it carried.
-        #[serde(serialize_with = "wei")]
-        callback: U256,
-        /// What was not needed of the callback's allowance, back to the requester.
-        #[serde(serialize_with = "wei")]
-        refunded: U256,
-    },
-    /// Earnings left the oracle.
-    PaidOut {
-        /// Whose.
-        operator: Address,
-        /// Where to.
-        to: Address,
-        /// How much.
-        #[serde(serialize_with = "wei")]
-        amount: U256,
-        /// In which transaction.
-        transaction: B256,
-    },
-    /// The relayer does not answer it.
-    Dropped {
-        /// Its number.
-        request: RequestId,
-        /// Why.
-        reason: String,
-    },
-    /// One line of the final account.
-    Balance {
-        /// Whose.
-        of: String,
-        /// What it is.
-        what: String,
-        /// How much.
-        #[serde(serialize_with = "wei")]
-        amount: U256,
-    },
-    /// Two amounts that have to be equal.
-    Sum {
-        /// Which.
-        what: String,
-        /// The one.
-        #[serde(serialize_with = "wei")]
-        left: U256,
-        /// The other.
-        #[serde(serialize_with = "wei")]
-        right: U256,
-        /// Whether they are.
-        balanced: bool,
-    },
-    /// All done.
-    Finished {
-        /// Requests asked.
-        requests: usize,
-        /// Of those, final.
-        finalized: usize,
-        /// From the first request to the last finality.
-        seconds: f64,
-    },
-    /// Something worth saying that is none of the above.
-    Note {
-        /// What.
-        text: String,
-    },
-}
-
-fn wei<S: Serializer>(amount: &U256, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(amount)
-}
 
 /// How it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -507,11 +246,6 @@ fn transaction_text(transaction: &B256, gas: u64, results: usize) -> String {
     }
 }
 
-/// An amount in the unit in which it reads best.
-pub(crate) fn money(amount: U256) -> String {
-    u128::try_from(amount).map_or_else(|_| format!("{amount} wei"), |wei| Wei(wei).to_string())
-}
-
 /// An amount to the nearest millionth of an ether, for lines that are glanced at.
 fn about(amount: U256) -> String {
     let millionths = (amount + U256::from(500_000_000_000u64)) / U256::from(1_000_000_000_000u64);
@@ -520,33 +254,11 @@ fn about(amount: U256) -> String {
     format!("{} ether", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// First and last digits.
-pub(crate) fn short(address: &Address) -> String {
-    let hex = format!("{address:x}");
-    format!("0x{}..{}", &hex[..4], &hex[36..])
-}
-
-pub(crate) fn short_hash(hash: &B256) -> String {
-    let hex = format!("{hash:x}");
-    format!("0x{}..{}", &hex[..4], &hex[60..])
-}
-
-/// 1234567 as 1,234,567.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloy::primitives::Address;
+    use candor_sdk::ids::ModelId;
 
     fn story() -> Vec<Event> {
         let request = RequestId(7);
@@ -676,13 +388,9 @@ mod tests {
     }
 
     #[test]
-    fn numbers_for_people() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1_234_567), "1,234,567");
+    fn amounts_at_a_glance() {
         assert_eq!(about(U256::from(1_037_841_347_112_348u64)), "0.001038 ether");
         assert_eq!(about(U256::from(42)), "0 ether");
         assert_eq!(about(U256::from(2) * U256::from(10).pow(U256::from(18))), "2 ether");
-        assert_eq!(money(U256::MAX), format!("{} wei", U256::MAX));
     }
 }

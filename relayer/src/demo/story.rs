@@ -1,7 +1,8 @@
 //! Follows the requests of the demo from question to payment: puts what the relayer reports together with what the chain shows, and tells it.
 use super::{
     consumers::{Consumer, Question},
-    narrator::{Event, Narrator},
+    event::Event,
+    narrator::Narrator,
     world::{TREASURY, WINDOW, World},
 };
 use crate::{answer, pipeline::Progress};
@@ -124,8 +125,7 @@ impl<'a, W: Write> Story<'a, W> {
             Progress::Delivered { id, .. } => (*id, "delivered"),
             Progress::Finalized { id, .. } => (*id, "finalized"),
             Progress::Dropped { id, .. } => (*id, "dropped"),
-            Progress::Dispute(_) => return Ok(()),
-            Progress::Read { .. } => return Ok(()),
+            Progress::Dispute(_) | Progress::Read { .. } | Progress::Sent { .. } => return Ok(()),
             Progress::Mined { transaction, .. } => {
                 let receipt = self.receipt(*transaction).await?;
                 self.gas_spent += U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price());
@@ -212,7 +212,11 @@ impl<'a, W: Write> Story<'a, W> {
                 }
                 Event::Dropped { request, reason }
             }
-            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } | Progress::Dispute(_) => {
+            Progress::Read { .. }
+            | Progress::Sent { .. }
+            | Progress::Mined { .. }
+            | Progress::PaidOut { .. }
+            | Progress::Dispute(_) => {
                 return Ok(());
             }
         };

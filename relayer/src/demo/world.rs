@@ -1,8 +1,5 @@
 //! The demo's world: a chain, the contracts, the embedded models, an operator, two contracts that ask.
-use super::{
-    consumers::Consumer,
-    narrator::{Event, Narrator},
-};
+use super::{consumers::Consumer, event::Event, narrator::Narrator};
 use crate::{
     anvil::{Anvil, AnvilOptions, dev_key},
     chain::{GasLimits, WatchSettings},
@@ -185,8 +182,8 @@ impl World {
             http: None,
             watcher: None,
             operator: Some(OperatorSettings {
-                account: self.operator.clone(),
-                signer: self.signer.clone(),
+                account: self.operator.clone().into(),
+                signer: self.signer.clone().into(),
                 models: served.collect(),
                 payout: Some((TREASURY, payout_at)),
             }),

@@ -58,7 +58,7 @@ impl Liar {
                 WeightType::Bf16 => (2, 0, 7),
                 _ => continue,
             };
-            let elements = weights.bytes().len() / width;
+            let elements = weights.byte_len() / width;
             for element in [0, elements / 2, elements.saturating_sub(1)] {
                 let flip = Flip { tensor, byte: width * element + byte, bit };
                 let wrong = answer(&LoadedModel::load(bend(truth, flip)?, Device::default())?);

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     chain::{Head, SendError, Sender, WatchSettings},
+    crash,
     ops::metrics::{DISPUTE_MOVES, DISPUTES_ENDED},
     pipeline::{Progress, RelayerError, Rounds, Shared, rounds},
     store::Purpose,
@@ -452,6 +453,7 @@ impl Table {
             let left = (until < u64::MAX).then(|| Instant::now() + Duration::from_secs(until - head.timestamp));
             match self.seat.sender.send_by(&self.shared.rpc, Purpose::Dispute, call, &[], left).await {
                 Ok(sent) => {
+                    crash::point("dispute-recorded");
                     metrics::counter!(DISPUTE_MOVES, "move" => what).increment(1);
                     info!(what, of, tx = %sent.hash, gas = sent.gas_used, succeeded = sent.succeeded, "dispute move mined");
                     // Whatever ended may have brought credit.
@@ -469,6 +471,7 @@ impl Table {
                     });
                     return Ok(true);
                 }
+                Err(SendError::Cancelled(_)) => return Ok(true),
                 Err(SendError::Client(ClientError::Reverted(reason))) => {
                     // The chain has gone on, or somebody else has done it: the next look will show.
                     debug!(what, of, %reason, "the game refuses");

@@ -20,7 +20,9 @@ pub mod ops;
 mod generate;
 mod operands;
 mod plan;
+mod ragged;
 mod run;
+mod unpacked;
 
 pub use candor_sdk::program::{Request as InferRequest, Tensor as TraceTensor};
 pub use error::{InferError, LoadError};
@@ -155,13 +157,13 @@ impl LoadedModel {
         Self::load_anywhere(model, Some(worker), Isa::best())
     }
 
-    fn load_anywhere(model: Model, worker: Option<&Arc<cuda::Worker>>, isa: Isa) -> Result<Self, LoadError> {
+    fn load_anywhere(mut model: Model, worker: Option<&Arc<cuda::Worker>>, isa: Isa) -> Result<Self, LoadError> {
         model.validate()?;
-        let model = Arc::new(model);
         let prefill = if worker.is_some() { cuda::PREFILL } else { PREFILL };
-        let remote = worker.map(|worker| worker.load(model.clone(), prefill)).transpose()?;
         let candle = candle_core::Device::Cpu;
-        let operands = if remote.is_some() { Operands::default() } else { Operands::load(&model, &candle)? };
+        let operands = if worker.is_some() { Operands::default() } else { Operands::load(&mut model, &candle)? };
+        let model = Arc::new(model);
+        let remote = worker.map(|worker| worker.load(model.clone(), prefill)).transpose()?;
         let (fused, traced) = (Plan::fused(&model.program), Plan::traced(&model.program));
         let samples = model.program.generation().map(|generation| generation.samples as usize);
         let sampling = samples.map(|samples| Plan::leading_to(&model.program, &[samples])).unwrap_or_default();
@@ -233,12 +235,83 @@ impl LoadedModel {
                 .collect();
             self.infer_generating(batch, &members, &mut answers);
         } else {
-            for (symbols, members) in groups {
-                self.infer_alike(batch, symbols, &members, &mut answers);
-            }
+            self.infer_at_once(batch, groups, &mut answers);
         }
         let unanswered = || Err(self.failure(&candle_core::Error::msg("a request was left without an answer")));
         answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
+    }
+
+    /// Answers requests that generate nothing, those of different shapes in one pass if it does not grow too large.
+    fn infer_at_once(
+        &self,
+        batch: &[InferRequest],
+        groups: Vec<(Symbols, Vec<usize>)>,
+        answers: &mut [Option<Answer>],
+    ) {
+        let most = usize::try_from(self.model.weights.byte_len()).unwrap_or(usize::MAX);
+        let most = most.clamp(*BATCH_BYTES.start(), *BATCH_BYTES.end());
+        let mut pass: Vec<(Arc<Shapes>, Vec<usize>)> = Vec::new();
+        let mut filled = 0;
+        for (symbols, members) in groups {
+            // How long a text is is known when it is written: each has shapes of its own.
+            let shapes = self.shapes(symbols).ok().filter(|_| run::text_ends(&self.model.program).is_none());
+            let bytes = shapes.as_ref().map_or(usize::MAX, |shapes| shapes.bytes.saturating_mul(members.len()));
+            let Some(shapes) = shapes.filter(|_| bytes <= most && members.len() <= BATCH_REQUESTS) else {
+                self.infer_alike(batch, symbols, &members, answers);
+                continue;
+            };
+            if filled + bytes > most || pass.len() == KEPT_SHAPES {
+                self.infer_ragged(batch, std::mem::take(&mut pass), answers);
+                filled = 0;
+            }
+            filled += bytes;
+            pass.push((shapes, members));
+        }
+        self.infer_ragged(batch, pass, answers);
+    }
+
+    /// Answers groups of requests, each of equal shapes, in one pass.
+    fn infer_ragged(
+        &self,
+        batch: &[InferRequest],
+        pass: Vec<(Arc<Shapes>, Vec<usize>)>,
+        answers: &mut [Option<Answer>],
+    ) {
+        if let [(shapes, members)] = &pass[..] {
+            return self.infer_alike(batch, shapes.symbols, members, answers);
+        }
+        let requests: Vec<Vec<&InferRequest>> =
+            pass.iter().map(|(_, members)| members.iter().map(|&index| &batch[index]).collect()).collect();
+        let sequences = |requests: &Vec<&InferRequest>| requests.iter().map(|r| run::prompt(&self.model, r)).collect();
+        let sequences: Vec<Vec<Vec<u32>>> = requests.iter().map(sequences).collect();
+        let contexts = pass.iter().zip(&requests).zip(&sequences);
+        let contexts = contexts.map(|(((shapes, _), requests), sequences)| Context {
+            shapes: shapes.clone(),
+            requests,
+            sequences,
+        });
+        let contexts: Vec<Context<'_>> = contexts.collect();
+        let groups: Vec<_> = contexts.iter().map(|context| (self.run(context), context)).collect();
+        match ragged::execute(&groups, &self.model.program, &self.fused) {
+            Ok(tensors) => {
+                for ((_, members), tensor) in pass.iter().zip(tensors) {
+                    match outputs(tensor, members.len()) {
+                        Ok(outputs) => {
+                            for (&index, output) in members.iter().zip(outputs) {
+                                answers[index] = Some(Ok(output));
+                            }
+                        }
+                        Err(error) => {
+                            members.iter().for_each(|&index| answers[index] = Some(Err(self.failure(&error))))
+                        }
+                    }
+                }
+            }
+            // What fails together may do so because of one.
+            Err(_) => {
+                pass.iter().for_each(|(shapes, members)| self.infer_alike(batch, shapes.symbols, members, answers))
+            }
+        }
     }
 
     /// Answers requests of equal shapes.
@@ -334,10 +407,8 @@ impl LoadedModel {
         symbols: Symbols,
         generated: &[u32],
     ) -> Result<(Arc<Shapes>, Vec<u32>), InferError> {
-        let mut tokens = run::prompt(&self.model, request);
-        tokens.extend_from_slice(generated);
-        let sequence = symbols.sequence + generated.len() as u32; // at most the model's limit
-        Ok((self.shapes(Symbols { sequence, ..symbols })?, tokens))
+        let (symbols, tokens) = run::sequence(&self.model, request, symbols, generated);
+        Ok((self.shapes(symbols)?, tokens))
     }
 
     /// One pass over the whole sequence, node by node.

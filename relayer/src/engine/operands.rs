@@ -1,14 +1,24 @@
-//! A model's weights and constants as candle tensors, each in the layout that its readers want.
+//! A model's weights and constants as candle tensors, each in the layout that its readers want, and in no other.
 
 use super::error::LoadError;
 use super::kernels::{Weight, gemm, quantised as kernel};
 use super::ops::{Extent, quantised};
+use super::unpacked::{Packed, Unpacked};
 use candle_core::{Device, Error, Result, Tensor, WithDType, bail};
 use candor_sdk::arithmetic::quantised::Quantised;
 use candor_sdk::arithmetic::scalar;
-use candor_sdk::program::{Model, Op, Operand, WeightTensor, WeightType};
+use candor_sdk::program::{Model, Op, Operand, WeightBytes, WeightTensor, WeightType};
 use half::{bf16, f16};
 use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How nodes read a weight.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uses {
+    packed: bool,
+    quantised: bool,
+    plain: bool,
+}
 
 /// Everything of a model that does not depend on the request.
 #[derive(Default)]
@@ -23,31 +33,60 @@ pub(super) struct Operands {
 }
 
 impl Operands {
-    /// Places the weights on `device`.
-    pub(super) fn load(model: &Model, device: &Device) -> std::result::Result<Self, LoadError> {
+    /// Places the weights on `device`, one after the other. What is packed is no longer kept as it was stored, and of the rest
+    /// nothing but the tensor itself: with its last tensor goes a file.
+    pub(super) fn load(model: &mut Model, device: &Device) -> std::result::Result<Self, LoadError> {
+        let failed = |source| LoadError::Device { device: "cpu".to_string(), source };
         let mut operands = Self::default();
+        let mut uses: Vec<Uses> = vec![Uses::default(); model.weights.tensors().len()];
         for node in &model.program.nodes {
             for (position, operand) in node.inputs.iter().enumerate() {
-                let placed = match (operand, &node.op, position) {
-                    (Operand::Node(_), ..) => Ok(()),
-                    (Operand::Constant(bits), ..) => operands.add_constant(*bits, device),
-                    (Operand::Weight(weight), op, position) => match model.weights.get(*weight) {
-                        None => continue, // refused by `validate`
-                        Some(tensor) if matches!((op, position), (Op::QuantLinear, 2)) => {
-                            operands.add_quantised(*weight, tensor, device)
-                        }
-                        Some(tensor) => match (op, position) {
-                            (Op::Linear, 1) => operands.add_packed(*weight, tensor, device),
+                match operand {
+                    Operand::Node(_) => {}
+                    Operand::Constant(bits) => operands.add_constant(*bits, device).map_err(failed)?,
+                    Operand::Weight(weight) => {
+                        let Some(uses) = uses.get_mut(*weight as usize) else { continue }; // refused by `validate`
+                        match (&node.op, position) {
+                            (Op::Linear, 1) => uses.packed = true,
+                            (Op::QuantLinear, 2) => uses.quantised = true,
                             // Rows are looked up where the model keeps them.
-                            (Op::Gather, 1) => Ok(()),
-                            _ => operands.add_plain(*weight, tensor, device),
-                        },
-                    },
-                };
-                placed.map_err(|source| LoadError::Device { device: "cpu".to_string(), source })?;
+                            (Op::Gather, 1) => {}
+                            _ => uses.plain = true,
+                        }
+                    }
+                }
+            }
+        }
+        for (weight, uses) in (0u32..).zip(uses) {
+            if let Some(tensor) = model.weights.get(weight) {
+                let kept = operands.place(weight, tensor, uses, device).map_err(failed)?;
+                model.weights.keep_in(weight, kept);
             }
         }
         Ok(operands)
+    }
+
+    /// Places a weight for each of its uses, and says where its bytes are from now on.
+    fn place(&mut self, weight: u32, tensor: &WeightTensor, uses: Uses, device: &Device) -> Result<WeightBytes> {
+        if uses.plain {
+            self.add_plain(weight, tensor, device)?;
+        }
+        if uses.packed {
+            self.add_packed(weight, tensor, device)?;
+        }
+        if uses.quantised {
+            self.add_quantised(weight, tensor, device)?;
+        }
+        Ok(match self.table(weight, tensor) {
+            Some(packed) if packed.holds(tensor)? => Arc::new(Unpacked::new(packed, tensor)),
+            _ => Arc::new(tensor.bytes().to_vec()),
+        })
+    }
+
+    /// The packed form of a weight, if it has one.
+    pub(super) fn table(&self, weight: u32, tensor: &WeightTensor) -> Option<Packed> {
+        let panels = self.packed.get(&weight).cloned().map(Packed::Panels);
+        panels.or_else(|| Some(Packed::Int8(self.quantised.get(&weight)?.clone(), tensor.dtype())))
     }
 
     /// The packed panels of a weight.
@@ -77,9 +116,6 @@ impl Operands {
     }
 
     fn add_packed(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
-        if self.packed.contains_key(&weight) {
-            return Ok(());
-        }
         let packed = match tensor.dtype() {
             WeightType::F16 => pack(tensor, f16::from_le_bytes, device),
             WeightType::Bf16 => pack(tensor, bf16::from_le_bytes, device),
@@ -91,9 +127,6 @@ impl Operands {
 
     fn add_quantised(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
         let Some(group) = tensor.dtype().block() else { bail!("{}: not quantised weights", tensor.name()) };
-        if self.quantised.contains_key(&weight) {
-            return Ok(());
-        }
         let (n, k) = (tensor.rows(), tensor.cols());
         let row = |row: usize| match tensor.dtype() {
             WeightType::Q8_0 => Quantised::from_q8_0(tensor.row(row), k),
@@ -117,9 +150,6 @@ impl Operands {
     }
 
     fn add_plain(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
-        if self.plain.contains_key(&weight) {
-            return Ok(());
-        }
         let plain = match tensor.dtype() {
             WeightType::F16 => stored(tensor, |b| scalar::f16_to_f32(u16::from_le_bytes(b)), device),
             WeightType::Bf16 => stored(tensor, |b| scalar::bf16_to_f32(u16::from_le_bytes(b)), device),

@@ -94,6 +94,36 @@ pub(crate) fn bert(seed: u64, dtype: Dtype) -> Made {
     made
 }
 
+/// The encoder as a DistilBERT, names behind a prefix, and as the BERT that computes the same.
+pub(crate) fn distilled(seed: u64, prefix: &str) -> (Made, Made) {
+    let mut same = bert(seed, Dtype::F32);
+    same.replace("embeddings.token_type_embeddings.weight", &[2, 24], 0.0);
+    let mut made = same.clone();
+    made.tensors.retain(|(name, ..)| !name.contains("token_type") && !name.contains("pooler"));
+    for (name, ..) in &mut made.tensors {
+        for (theirs, ours) in [
+            ("encoder.layer", "transformer.layer"),
+            ("attention.self.query", "attention.q_lin"),
+            ("attention.self.key", "attention.k_lin"),
+            ("attention.self.value", "attention.v_lin"),
+            ("attention.output.dense", "attention.out_lin"),
+            ("attention.output.LayerNorm", "sa_layer_norm"),
+            ("intermediate.dense", "ffn.lin1"),
+            ("output.dense", "ffn.lin2"),
+            ("output.LayerNorm", "output_layer_norm"),
+        ] {
+            *name = name.replace(theirs, ours);
+        }
+        *name = format!("{prefix}{name}");
+    }
+    made.config = json!({
+        "model_type": "distilbert", "architectures": ["DistilBertModel"], "vocab_size": VOCABULARY, "dim": 24,
+        "hidden_dim": 40, "n_layers": 2, "n_heads": 3, "max_position_embeddings": 20, "activation": "gelu",
+        "dropout": 0.1, "attention_dropout": 0.1, "sinusoidal_pos_embds": false, "tie_weights_": true, "pad_token_id": 0,
+    });
+    (made, same)
+}
+
 /// A language model of two layers with grouped heads: `llama`, `qwen2` or `qwen3`.
 pub(crate) fn decoder(family: &str, seed: u64, dtype: Dtype, tied: bool) -> Made {
     let (hidden, intermediate, layers, heads, kv_heads) = (32, 64, 2, 4, 2);

@@ -157,6 +157,14 @@ impl Gguf {
         self
     }
 
+    /// One more tensor, of one dimension, f32.
+    pub(crate) fn with(mut self, name: &str, values: &[f32]) -> Self {
+        let dims = vec![values.len() as u64];
+        let (name, values) = (name.to_string(), values.to_vec());
+        self.tensors.push(Entry { name, dims, dtype: 0, offset: None, rows: 1, values });
+        self
+    }
+
     /// Says other dimensions, without changing the data.
     pub(crate) fn dims(self, tensor: &str, dims: &[u64]) -> Self {
         self.change(tensor, |entry| entry.dims = dims.to_vec())

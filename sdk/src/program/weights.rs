@@ -146,6 +146,11 @@ impl WeightTensor {
         (*self.data).as_ref()
     }
 
+    /// How many bytes there are.
+    pub fn byte_len(&self) -> usize {
+        self.rows() * self.dtype.row_bytes(self.cols())
+    }
+
     /// The bytes of one row, which must exist.
     pub fn row(&self, row: usize) -> &[u8] {
         let stride = self.dtype.row_bytes(self.cols());
@@ -217,6 +222,13 @@ impl Weights {
         self.tensors.get(index as usize)
     }
 
+    /// Keeps the bytes of a tensor elsewhere: `data` gives the same ones to whoever asks for them, which may be nobody.
+    pub fn keep_in(&mut self, index: u32, data: WeightBytes) {
+        if let Some(tensor) = self.tensors.get_mut(index as usize) {
+            tensor.data = data;
+        }
+    }
+
     /// The index of the tensor called `name`.
     pub fn find(&self, name: &str) -> Option<u32> {
         self.tensors.iter().position(|t| t.name == name).and_then(|i| u32::try_from(i).ok())
@@ -229,7 +241,7 @@ impl Weights {
 
     /// Number of stored bytes.
     pub fn byte_len(&self) -> u64 {
-        self.tensors.iter().map(|t| t.bytes().len() as u64).sum()
+        self.tensors.iter().map(|t| t.byte_len() as u64).sum()
     }
 }
 

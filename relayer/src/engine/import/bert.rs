@@ -1,8 +1,8 @@
 //! The BERT family as a sentence encoder: token ids in, one embedding out.
 //!
-//! `config.json` with `model_type: "bert"`, tensors by their Hugging Face names, and the pooling that sentence-transformers
-//! describes beside them: mean or first token, then usually unit length. Without such a description it is mean pooling and
-//! unit length, which is what most published sentence encoders of this family want.
+//! `config.json` with `model_type: "bert"` or that of a close relative ([`EncoderFamily`]), tensors by their Hugging Face names, and
+//! the pooling that sentence-transformers describes beside them: mean or first token, then usually unit length. Without such a
+//! description it is mean pooling and unit length, which is what most published sentence encoders of this family want.
 
 use super::check::Weights;
 use super::fields::Fields;
@@ -12,12 +12,88 @@ use candle_core::{D, Device, IndexOp, Result as CandleResult, Tensor};
 use candle_transformers::models::bert as candle_bert;
 use candor_sdk::program::{
     Attention, BinaryFunction, Dim, EncodeKind, Limits, Model, Operand, ProgramBuilder, UnaryFunction, Value,
+    WeightTensor, WeightType,
 };
 use serde_json::json;
+use std::sync::Arc;
+
+/// Encoders that compute alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncoderFamily {
+    /// BERT, MiniLM, bge, e5 and others.
+    Bert,
+    /// RoBERTa and XLM-RoBERTa: the rows of the table of positions begin behind that of the padding token.
+    Roberta,
+    /// DistilBERT: no segments, and other names.
+    DistilBert,
+}
+
+impl EncoderFamily {
+    /// The family that `model_type` names.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "bert" => Some(Self::Bert),
+            "roberta" | "xlm-roberta" | "camembert" => Some(Self::Roberta),
+            "distilbert" => Some(Self::DistilBert),
+            _ => None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bert => "bert",
+            Self::Roberta => "roberta",
+            Self::DistilBert => "distilbert",
+        }
+    }
+
+    /// The encoder alone, or with the head that it was trained with.
+    fn architectures(self) -> &'static [&'static str] {
+        match self {
+            Self::Bert => &["BertModel", "BertForMaskedLM", "BertForPreTraining"],
+            Self::Roberta => &[
+                "RobertaModel",
+                "RobertaForMaskedLM",
+                "XLMRobertaModel",
+                "XLMRobertaForMaskedLM",
+                "CamembertModel",
+                "CamembertForMaskedLM",
+            ],
+            Self::DistilBert => &["DistilBertModel", "DistilBertForMaskedLM"],
+        }
+    }
+
+    /// The name of a tensor of a layer, given that of BERT.
+    fn tensor(self, layer: u32, part: &str) -> String {
+        let theirs = |(ours, theirs): &(&str, &'static str)| part.strip_prefix(ours).map(|rest| (*theirs, rest));
+        match (self, DISTILLED.iter().find_map(theirs)) {
+            (Self::DistilBert, Some((theirs, rest))) => format!("transformer.layer.{layer}.{theirs}{rest}"),
+            _ => format!("encoder.layer.{layer}.{part}"),
+        }
+    }
+}
+
+/// Parts of names in BERT and in DistilBERT.
+const DISTILLED: [(&str, &str); 8] = [
+    ("attention.self.query", "attention.q_lin"),
+    ("attention.self.key", "attention.k_lin"),
+    ("attention.self.value", "attention.v_lin"),
+    ("attention.output.dense", "attention.out_lin"),
+    ("attention.output.LayerNorm", "sa_layer_norm"),
+    ("intermediate.dense", "ffn.lin1"),
+    ("output.dense", "ffn.lin2"),
+    ("output.LayerNorm", "output_layer_norm"),
+];
+
+const POSITIONS: &str = "embeddings.position_embeddings.weight";
+const SEGMENTS: &str = "embeddings.token_type_embeddings.weight";
 
 /// What `config.json` and the pooling files say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BertConfig {
+    /// Which of the family.
+    pub family: EncoderFamily,
     /// Token ids are below this.
     pub vocabulary: u32,
     /// Columns of a hidden state.
@@ -28,9 +104,11 @@ pub struct BertConfig {
     pub layers: u32,
     /// Attention heads.
     pub heads: u32,
-    /// Positions that have an embedding.
+    /// Rows of the table of positions.
     pub positions: u32,
-    /// Segments that have an embedding; requests are all of the first.
+    /// The row of the first position.
+    pub first: u32,
+    /// Segments that have an embedding; requests are all of the first. Some encoders have none.
     pub segments: u32,
     /// Epsilon of the layer norms.
     pub epsilon: f32,
@@ -54,10 +132,12 @@ pub enum Pooling {
 /// Keys that say nothing about the computation.
 const HARMLESS: &[&str] = &[
     "architectures",
+    "attention_dropout",
     "attention_probs_dropout_prob",
     "bos_token_id",
     "classifier_dropout",
     "directionality",
+    "dropout",
     "dtype",
     "eos_token_id",
     "finetuning_task",
@@ -73,6 +153,10 @@ const HARMLESS: &[&str] = &[
     "pooler_num_fc_layers",
     "pooler_size_per_head",
     "pooler_type",
+    "qa_dropout",
+    "seq_classif_dropout",
+    "sinusoidal_pos_embds", // how the table began
+    "tie_weights_",
     "torch_dtype",
     "transformers_version",
     "use_cache",
@@ -82,39 +166,52 @@ const HARMLESS: &[&str] = &[
 const SHORTEST: f32 = 1e-12;
 
 impl BertConfig {
-    pub(super) fn parse(mut fields: Fields, files: &Files) -> Result<Self, ImportError> {
-        fields.only("architectures", &[json!(["BertModel"])])?;
+    pub(super) fn parse(family: EncoderFamily, mut fields: Fields, files: &Files) -> Result<Self, ImportError> {
+        let architectures: Vec<_> = family.architectures().iter().map(|name| json!([name])).collect();
+        fields.only("architectures", &architectures)?;
         fields.only("position_embedding_type", &[json!("absolute")])?;
         fields.only("is_decoder", &[json!(false)])?;
         fields.only("add_cross_attention", &[json!(false)])?;
         fields.only("output_hidden_states", &[json!(false)])?;
         fields.only("output_attentions", &[json!(false)])?;
-        let activation = match fields.text("hidden_act")?.as_deref() {
+        let distilled = family == EncoderFamily::DistilBert;
+        let named = |ours, theirs| if distilled { theirs } else { ours };
+        let activation_key = named("hidden_act", "activation");
+        let activation = match fields.text(activation_key)?.as_deref() {
             None | Some("gelu") => UnaryFunction::GeluErf,
             Some("gelu_new" | "gelu_pytorch_tanh") => UnaryFunction::GeluTanh,
             Some("relu") => UnaryFunction::Relu,
             Some(other) => {
                 return fields
-                    .wrong("hidden_act", format!("{other:?} is not understood, only gelu, gelu_new and relu"));
+                    .wrong(activation_key, format!("{other:?} is not understood, only gelu, gelu_new and relu"));
             }
         };
         let (pooling, normalise) = pooling(files)?;
+        let padding = fields.maybe_u32("pad_token_id")?;
         let config = Self {
+            family,
             vocabulary: fields.size("vocab_size")?,
-            hidden: fields.size("hidden_size")?,
-            intermediate: fields.size("intermediate_size")?,
-            layers: fields.size("num_hidden_layers")?,
-            heads: fields.size("num_attention_heads")?,
+            hidden: fields.size(named("hidden_size", "dim"))?,
+            intermediate: fields.size(named("intermediate_size", "hidden_dim"))?,
+            layers: fields.size(named("num_hidden_layers", "n_layers"))?,
+            heads: fields.size(named("num_attention_heads", "n_heads"))?,
             positions: fields.size("max_position_embeddings")?,
-            segments: fields.maybe_u32("type_vocab_size")?.unwrap_or(2),
-            epsilon: fields.positive("layer_norm_eps")?,
+            first: match family {
+                EncoderFamily::Roberta => padding.unwrap_or(1).saturating_add(1),
+                _ => 0,
+            },
+            segments: if distilled { 0 } else { fields.maybe_u32("type_vocab_size")?.unwrap_or(2) },
+            epsilon: if distilled { 1e-12 } else { fields.positive("layer_norm_eps")? },
             activation,
             pooling,
             normalise,
         };
         if !config.hidden.is_multiple_of(config.heads) {
             let problem = format!("{} columns do not divide among {}", config.hidden, config.heads);
-            return fields.wrong("num_attention_heads", problem);
+            return fields.wrong(named("num_attention_heads", "n_heads"), problem);
+        }
+        if config.first >= config.positions {
+            return fields.wrong("max_position_embeddings", format!("none are left behind row {}", config.first - 1));
         }
         fields.finish(HARMLESS)?;
         Ok(config)
@@ -156,19 +253,25 @@ fn pooling(files: &Files) -> Result<(Pooling, bool), ImportError> {
 
 /// Builds the model; also says which node is the embedding.
 pub(super) fn build(config: &BertConfig, mut tensors: Tensors, options: &Options) -> Result<(Model, u32), ImportError> {
-    let prefix = if tensors.names().any(|name| name.starts_with("bert.")) { "bert." } else { "" };
+    let prefix = format!("{}.", config.family.name());
+    let prefix = if tensors.names().any(|name| name.starts_with(&prefix)) { prefix.as_str() } else { "" };
     let mut graph = Builder { graph: ProgramBuilder::new(), tensors: &mut tensors, prefix, config };
     let states = graph.hidden_states()?;
     let embedding = graph.pool(states);
     let Builder { mut graph, .. } = graph;
     graph.output(EncodeKind::F32Be, embedding);
-    // A head for another task, and a buffer that old files carry.
+    // Heads for other tasks, and a buffer that old files carry.
     let ignorable = |name: &str| {
         let name = name.strip_prefix(prefix).unwrap_or(name);
-        name == "embeddings.position_ids" || name.starts_with("pooler.dense.") || name.starts_with("cls.")
+        let heads = match config.family {
+            EncoderFamily::Bert => ["pooler.dense.", "cls."].as_slice(),
+            EncoderFamily::Roberta => &["pooler.dense.", "lm_head."],
+            EncoderFamily::DistilBert => &["vocab_transform.", "vocab_layer_norm.", "vocab_projector."],
+        };
+        name == "embeddings.position_ids" || heads.iter().any(|head| name.starts_with(head))
     };
-    tensors.finish(ignorable, "is not part of a bert model")?;
-    let positions = config.positions.min(options.context);
+    tensors.finish(ignorable, &format!("is not part of a {} model", config.family.name()))?;
+    let positions = (config.positions - config.first).min(options.context);
     let limits = Limits {
         min_input_bytes: 4,
         max_input_bytes: positions.saturating_mul(4),
@@ -184,24 +287,24 @@ pub(super) fn build(config: &BertConfig, mut tensors: Tensors, options: &Options
 struct Builder<'a> {
     graph: ProgramBuilder,
     tensors: &'a mut Tensors,
-    prefix: &'static str,
+    prefix: &'a str,
     config: &'a BertConfig,
 }
 
 impl Builder<'_> {
     fn hidden_states(&mut self) -> Result<Value, ImportError> {
-        let BertConfig { vocabulary, hidden, intermediate, layers, heads, positions, segments, epsilon, .. } =
-            *self.config;
+        let BertConfig { family, vocabulary, hidden, intermediate, layers, heads, positions, .. } = *self.config;
+        let BertConfig { first, segments, epsilon, .. } = *self.config;
         let words = self.matrix("embeddings.word_embeddings.weight", vocabulary, hidden)?;
-        let places = self.matrix("embeddings.position_embeddings.weight", positions, hidden)?;
-        let kinds = self.matrix("embeddings.token_type_embeddings.weight", segments, hidden)?;
+        let places = self.matrix(POSITIONS, positions, hidden)?;
+        let kinds = if segments == 0 { None } else { Some(self.matrix(SEGMENTS, segments, hidden)?) };
         let norm = self.norm("embeddings.LayerNorm")?;
         let mut x = self.graph.within("embeddings", |graph| {
             let tokens = graph.tokens(vocabulary);
             let word = graph.gather(tokens, words);
-            let kind = graph.slice_rows(kinds, Dim::ZERO, Dim::ONE);
-            let place = graph.slice_rows(places, Dim::ZERO, Dim::S);
-            let sum = graph.add(word, kind);
+            let kind = kinds.map(|kinds| graph.slice_rows(kinds, Dim::ZERO, Dim::ONE));
+            let place = graph.slice_rows(places, first, Dim::S);
+            let sum = kind.map_or(word, |kind| graph.add(word, kind));
             let sum = graph.add(sum, place);
             graph.layer_norm(sum, norm.0, norm.1, epsilon)
         });
@@ -209,8 +312,7 @@ impl Builder<'_> {
         let scale = (1.0 / f64::from(head_dim).sqrt()) as f32;
         let shape = Attention { heads, kv_heads: heads, head_dim, scale, causal: false };
         for layer in 0..layers {
-            let name = format!("encoder.layer.{layer}");
-            let part = |part: &str| format!("{name}.{part}");
+            let part = |part: &str| family.tensor(layer, part);
             let query = self.linear(&part("attention.self.query"), hidden, hidden)?;
             let key = self.linear(&part("attention.self.key"), hidden, hidden)?;
             let value = self.linear(&part("attention.self.value"), hidden, hidden)?;
@@ -220,7 +322,7 @@ impl Builder<'_> {
             let down = self.linear(&part("output.dense"), hidden, intermediate)?;
             let norm = self.norm(&part("output.LayerNorm"))?;
             let activation = self.config.activation;
-            x = self.graph.within(name, |graph| {
+            x = self.graph.within(format!("encoder.layer.{layer}"), |graph| {
                 let attended = graph.within("attention", |graph| {
                     let [q, k, v] = [query, key, value].map(|(w, b)| graph.linear(x, w, Some(b)));
                     let mix = graph.attention(q, k, v, shape);
@@ -283,6 +385,32 @@ impl Builder<'_> {
     }
 }
 
+/// The tensors of a relative, as BERT has them: by its names, positions from the first row on, one segment that adds nothing.
+fn as_bert(config: &BertConfig, weights: &Weights) -> Vec<WeightTensor> {
+    let whole = |name: &str, tensor: &WeightTensor, first: u32| {
+        let rows = tensor.rows() as u32 - first; // a tensor's dimensions are 32-bit
+        let bytes = tensor.bytes()[first as usize * tensor.dtype().row_bytes(tensor.cols())..].to_vec();
+        WeightTensor::new(name, (rows, tensor.cols() as u32), tensor.dtype(), Arc::new(bytes)).ok()
+    };
+    let mut tensors = Vec::new();
+    for tensor in weights.tensors() {
+        let name = tensor.name().strip_prefix(&format!("{}.", config.family.name())).unwrap_or(tensor.name());
+        let renamed = name.strip_prefix("transformer.layer.").and_then(|rest| {
+            let (layer, part) = rest.split_once('.')?;
+            let (ours, rest) =
+                DISTILLED.iter().find_map(|(ours, theirs)| Some((ours, part.strip_prefix(&format!("{theirs}."))?)))?;
+            Some(format!("encoder.layer.{layer}.{ours}.{rest}"))
+        });
+        let first = if name == POSITIONS { config.first } else { 0 };
+        tensors.extend(whole(renamed.as_deref().unwrap_or(name), tensor, first));
+    }
+    if config.segments == 0 {
+        let nothing = Arc::new(vec![0u8; 4 * config.hidden as usize]);
+        tensors.extend(WeightTensor::new(SEGMENTS, (1, config.hidden), WeightType::F32, nothing).ok());
+    }
+    tensors
+}
+
 /// candle's model of the same weights.
 pub(super) struct CandleEncoder {
     model: candle_bert::BertModel,
@@ -291,8 +419,11 @@ pub(super) struct CandleEncoder {
 }
 
 impl CandleEncoder {
-    /// Loads a model.
+    /// Loads a model. Relatives of BERT are run as the BERT that they are with other tables or names: candle's own version of
+    /// DistilBERT has another GELU, and its RoBERTa counts positions without padding tokens, which here are tokens like any other.
     pub(super) fn load(config: &BertConfig, weights: &Weights) -> CandleResult<Self> {
+        let relative = Weights::from(as_bert(config, weights));
+        let weights = if config.family == EncoderFamily::Bert { weights } else { &relative };
         let size = |n: u32| n as usize;
         let candle_config = candle_bert::Config {
             vocab_size: size(config.vocabulary),
@@ -305,8 +436,8 @@ impl CandleEncoder {
                 UnaryFunction::Relu => candle_bert::HiddenAct::Relu,
                 _ => candle_bert::HiddenAct::Gelu,
             },
-            max_position_embeddings: size(config.positions),
-            type_vocab_size: size(config.segments),
+            max_position_embeddings: size(config.positions - config.first),
+            type_vocab_size: size(config.segments.max(1)),
             layer_norm_eps: f64::from(config.epsilon),
             ..candle_bert::Config::default()
         };

@@ -241,10 +241,20 @@ pub(super) struct Weights {
     tensors: HashMap<String, WeightTensor>,
 }
 
+impl From<Vec<WeightTensor>> for Weights {
+    fn from(tensors: Vec<WeightTensor>) -> Self {
+        Self { tensors: tensors.into_iter().map(|tensor| (tensor.name().to_string(), tensor)).collect() }
+    }
+}
+
 impl Weights {
     fn of(model: &Model) -> Self {
-        let tensors = model.weights.tensors().iter();
-        Self { tensors: tensors.map(|tensor| (tensor.name().to_string(), tensor.clone())).collect() }
+        Self::from(model.weights.tensors().to_vec())
+    }
+
+    /// All tensors, in no order.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = &WeightTensor> {
+        self.tensors.values()
     }
 
     /// The source of a candle model's weights.

@@ -54,7 +54,7 @@ pub struct DecoderConfig {
 /// The families of language models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecoderFamily {
-    /// Llama 2 and 3, SmolLM2, TinyLlama and others.
+    /// Llama 2 and 3, SmolLM2, TinyLlama, Mistral and others.
     Llama,
     /// Qwen 2 and 2.5.
     Qwen2,
@@ -77,11 +77,16 @@ impl DecoderFamily {
         [Self::Llama, Self::Qwen2, Self::Qwen3].into_iter().find(|family| family.name() == name)
     }
 
-    fn architecture(self) -> &'static str {
+    /// The family that `model_type` names. Mistral without its window is Llama by another name.
+    pub(super) fn from_model_type(name: &str) -> Option<Self> {
+        Self::from_name(if name == "mistral" { "llama" } else { name })
+    }
+
+    fn architectures(self) -> &'static [&'static str] {
         match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Llama => &["LlamaForCausalLM", "MistralForCausalLM"],
+            Self::Qwen2 => &["Qwen2ForCausalLM"],
+            Self::Qwen3 => &["Qwen3ForCausalLM"],
         }
     }
 }
@@ -131,7 +136,8 @@ impl DecoderConfig {
         mut fields: Fields,
         generation: Option<&str>,
     ) -> Result<Self, ImportError> {
-        fields.only("architectures", &[json!([family.architecture()])])?;
+        let architectures: Vec<_> = family.architectures().iter().map(|name| json!([name])).collect();
+        fields.only("architectures", &architectures)?;
         fields.only("hidden_act", &[json!("silu")])?;
         fields.only("pretraining_tp", &[json!(1)])?;
         fields.only("mlp_bias", &[json!(false)])?;
@@ -161,10 +167,19 @@ impl DecoderConfig {
                 return fields.wrong("num_attention_heads", format!("{hidden} columns do not divide among {heads}"));
             }
         };
-        let rope_scaling = match fields.object("rope_scaling")? {
-            None => RopeScaling::None,
-            Some(scaling) => rope_scaling(scaling)?,
-        };
+        let mut rope_scaling = fields.object("rope_scaling")?.map(stretched).transpose()?;
+        let mut rope_theta = fields.maybe_f64("rope_theta")?;
+        // Newer files have both in one place.
+        if let Some(mut parameters) = fields.object("rope_parameters")? {
+            let theta = parameters.maybe_f64("rope_theta")?;
+            let scaling = stretched(parameters)?;
+            if rope_theta.is_some_and(|other| theta != Some(other))
+                || rope_scaling.is_some_and(|other| scaling != other)
+            {
+                return fields.wrong("rope_parameters", "says otherwise than rope_theta and rope_scaling");
+            }
+            (rope_theta, rope_scaling) = (theta, Some(scaling));
+        }
         let mut stop = fields.tokens("eos_token_id")?;
         if let Some(text) = generation {
             stop.extend(Fields::parse("generation_config.json", text)?.tokens("eos_token_id")?);
@@ -180,8 +195,8 @@ impl DecoderConfig {
             head_dim,
             positions: fields.size("max_position_embeddings")?,
             epsilon: fields.positive("rms_norm_eps")?,
-            rope_theta: fields.maybe_f64("rope_theta")?.unwrap_or(10_000.0),
-            rope_scaling,
+            rope_theta: rope_theta.unwrap_or(10_000.0),
+            rope_scaling: rope_scaling.unwrap_or(RopeScaling::None),
             tied: fields.bool("tie_word_embeddings", false)?,
             biases: family == DecoderFamily::Qwen2,
             stop,
@@ -219,6 +234,16 @@ impl DecoderConfig {
         }
     }
 
+    /// How far a pair of columns turns from one position to the next.
+    pub(super) fn frequency(&self, pair: u32, scaling: RopeScaling) -> f64 {
+        let frequency = 1.0 / libm::pow(self.rope_theta, f64::from(2 * pair) / f64::from(self.head_dim));
+        let RopeScaling::Llama3 { factor, low, high, original } = scaling else { return frequency };
+        // How often the pair turns within the original context.
+        let turns = f64::from(original) * frequency / (2.0 * std::f64::consts::PI);
+        let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+        (1.0 - kept) * (frequency / factor) + kept * frequency
+    }
+
     /// How much of a context one request may fill: prompt and answer.
     fn context(&self, options: &Options) -> Result<(u32, u32), ImportError> {
         let context = self.positions.min(options.context).min(MAX_CONTEXT);
@@ -233,7 +258,7 @@ impl DecoderConfig {
     }
 }
 
-fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, ImportError> {
+fn stretched(mut fields: Fields) -> Result<RopeScaling, ImportError> {
     let kind = match fields.text("rope_type")? {
         Some(kind) => Some(kind),
         None => fields.text("type")?,
@@ -264,16 +289,7 @@ fn rope_scaling(mut fields: Fields) -> Result<RopeScaling, ImportError> {
 /// to f32 once.
 fn rope_tables(config: &DecoderConfig, positions: u32) -> Result<(WeightTensor, WeightTensor), ImportError> {
     let half = config.head_dim / 2;
-    let frequencies: Vec<f64> = (0..half)
-        .map(|pair| {
-            let frequency = 1.0 / libm::pow(config.rope_theta, f64::from(2 * pair) / f64::from(config.head_dim));
-            let RopeScaling::Llama3 { factor, low, high, original } = config.rope_scaling else { return frequency };
-            // How often the pair turns within the original context.
-            let turns = f64::from(original) * frequency / (2.0 * std::f64::consts::PI);
-            let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-            (1.0 - kept) * (frequency / factor) + kept * frequency
-        })
-        .collect();
+    let frequencies: Vec<f64> = (0..half).map(|pair| config.frequency(pair, config.rope_scaling)).collect();
     let table = |name: &str, f: fn(f64) -> f64| {
         let angles = (0..positions).flat_map(|i| frequencies.iter().map(move |frequency| f64::from(i) * frequency));
         let values: Vec<f32> = angles.map(|angle| f(angle) as f32).collect();

@@ -441,7 +441,7 @@ pub(super) fn read(file: &FileBytes) -> Result<Contents, ImportError> {
         _ => return fault("token_embd.weight", "is missing, or has too many rows"),
     };
     let tied = !listed.iter().any(|tensor| tensor.name == "output.weight");
-    let config = metadata.config(vocabulary, tied)?;
+    let mut config = metadata.config(vocabulary, tied)?;
 
     let mut tensors = Tensors::named_by(to_gguf);
     let mut decoded: BTreeMap<String, usize> = BTreeMap::new();
@@ -449,6 +449,13 @@ pub(super) fn read(file: &FileBytes) -> Result<Contents, ImportError> {
     for Listed { name, dims, dtype, offset } in listed {
         if !names.insert(name.clone()) {
             return fault(&name, "comes twice");
+        }
+        if name == FACTORS && config.family == DecoderFamily::Llama {
+            if dtype != 0 || dims != [config.head_dim as usize / 2] {
+                return fault(&name, format!("shape {dims:?}; one f32 for each pair of a head's columns was to come"));
+            }
+            config.rope_scaling = stretched(&config, place(file, &name, &dims, (1, 4), data, offset)?.as_ref())?;
+            continue;
         }
         let elements = match (dtype, decodable(dtype)) {
             (0, _) => Elements::Kept(WeightType::F32, place(file, &name, &dims, (1, 4), data, offset)?),
@@ -473,6 +480,27 @@ pub(super) fn read(file: &FileBytes) -> Result<Contents, ImportError> {
     }
     let notes = decoded.iter().map(|(dtype, count)| format!("{count} tensors of type {dtype} became f16")).collect();
     Ok(Contents { config, tensors, vocabulary: metadata.vocabulary()?, notes })
+}
+
+/// What the rotary frequencies are divided by, one number for each pair of columns. Metadata say nothing of it.
+const FACTORS: &str = "rope_freqs.weight";
+
+/// How frequencies are stretched, by what they are divided by. Llama 3.1 (and 3.3) and 3.2 are known; with their numbers the
+/// frequencies are those of a Hugging Face folder, in which the factors were never rounded to f32.
+fn stretched(config: &DecoderConfig, factors: &[u8]) -> Result<RopeScaling, ImportError> {
+    let factors = factors.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+    let factors: Vec<f64> = factors.collect();
+    let known = [8.0, 32.0].map(|factor| RopeScaling::Llama3 { factor, low: 1.0, high: 4.0, original: 8192 });
+    let fits = |scaling: RopeScaling| {
+        (0..).zip(&factors).all(|(pair, factor)| {
+            let wanted = config.frequency(pair, RopeScaling::None) / config.frequency(pair, scaling);
+            (factor / wanted - 1.0).abs() < 1e-5
+        })
+    };
+    match [RopeScaling::None].into_iter().chain(known).find(|scaling| fits(*scaling)) {
+        Some(scaling) => Ok(scaling),
+        None => fault(FACTORS, "frequencies are stretched neither as Llama 3.1 does nor as Llama 3.2 does"),
+    }
 }
 
 /// Where the elements of a tensor are, if they are within the file.

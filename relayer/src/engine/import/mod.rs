@@ -85,7 +85,7 @@ impl Family {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sequential { .. } => "sequential",
-            Self::Bert(_) => "bert",
+            Self::Bert(config) => config.family.name(),
             Self::Decoder(config) => config.family.name(),
             Self::Onnx(_) => "onnx",
         }
@@ -182,7 +182,7 @@ pub fn folder(path: &Path) -> Result<Imported, ImportError> {
 /// # Errors
 /// As [`folder`].
 pub fn folder_with(path: &Path, options: &Options) -> Result<Imported, ImportError> {
-    files(&Files::read(path, |_, _| ())?, options)
+    whole(Files::read(path, |_, _| ())?, options)
 }
 
 /// Builds a model from the contents of `config.json` and one safetensors file.
@@ -199,6 +199,14 @@ pub fn bytes(config: &str, weights: &[u8]) -> Result<Imported, ImportError> {
 /// # Errors
 /// If one is damaged or they do not make a model.
 pub fn files(files: &Files, options: &Options) -> Result<Imported, ImportError> {
+    whole(files.clone(), options)
+}
+
+/// The same of files that nobody else needs. Then a tensor is all that holds its bytes, and they go when it is packed.
+///
+/// # Errors
+/// As [`files`].
+pub fn whole(files: Files, options: &Options) -> Result<Imported, ImportError> {
     let stored = as_stored(files, options)?;
     match options.dtype {
         Some(precision) => quantise(&stored, precision),
@@ -206,8 +214,8 @@ pub fn files(files: &Files, options: &Options) -> Result<Imported, ImportError> 
     }
 }
 
-/// The model with its weights as the files have them.
-fn as_stored(files: &Files, options: &Options) -> Result<Imported, ImportError> {
+/// The model with its weights as the files have them. Files that nobody else holds are taken apart into tensors.
+fn as_stored(mut files: Files, options: &Options) -> Result<Imported, ImportError> {
     let (name, notes) = (files.name.clone(), Vec::new());
     if let Some(file) = &files.gguf {
         let contents = gguf::read(file)?;
@@ -229,19 +237,20 @@ fn as_stored(files: &Files, options: &Options) -> Result<Imported, ImportError> 
     // Hugging Face names a family by `model_type`; our own description has `architecture`, and is judged as a whole.
     let mut fields = fields::Fields::parse(CONFIG, &files.config)?;
     let Some(kind) = fields.text("model_type")? else {
-        return sequential(files);
+        return sequential(&files);
     };
     let mut tensors = tensors::Tensors::new();
-    for (name, file) in &files.weights {
-        tensors.add_safetensors(name, file)?;
+    for (name, file) in std::mem::take(&mut files.weights) {
+        tensors.add_safetensors(&name, file)?;
     }
-    if kind == "bert" {
-        let config = bert::BertConfig::parse(fields, files)?;
+    if let Some(family) = bert::EncoderFamily::from_name(&kind) {
+        let config = bert::BertConfig::parse(family, fields, &files)?;
         let (model, last_layer) = bert::build(&config, tensors, options)?;
         return Ok(Imported { model, name, family: Family::Bert(config), last_layer, notes });
     }
-    let Some(family) = decoder::DecoderFamily::from_name(&kind) else {
-        return fields.wrong("model_type", format!("{kind:?} is not understood, only bert, llama, qwen2 and qwen3"));
+    let Some(family) = decoder::DecoderFamily::from_model_type(&kind) else {
+        let known = "bert, roberta, xlm-roberta, distilbert, llama, mistral, qwen2 and qwen3";
+        return fields.wrong("model_type", format!("{kind:?} is not understood, only {known}"));
     };
     let config = decoder::DecoderConfig::parse(family, fields, files.generation.as_deref())?;
     let vocabulary = files.tokenizer.as_deref().map(vocabulary::Vocabulary::parse).transpose()?;
@@ -256,7 +265,7 @@ fn sequential(files: &Files) -> Result<Imported, ImportError> {
         return Err(damaged(format!("a sequential model has one safetensors file, not {}", files.weights.len())));
     };
     let mut tensors = tensors::Tensors::new();
-    tensors.add_safetensors(file, weights)?;
+    tensors.add_safetensors(file, weights.clone())?;
     let (model, last_layer) = sequential::build(&config, tensors)?;
     refuse_bombs(&model)?;
     let family = Family::Sequential { config: config.clone(), weights: weights.clone() };

@@ -130,8 +130,7 @@ pub fn import(
     let mut report = |stage, done, total| progress(Progress { stage, done, total });
     let contents = Files::read(path, |done, total| report(Stage::Reading, done, total))?;
     report(Stage::Building, 0, 1);
-    let stored = as_stored(&contents, options)?;
-    drop(contents);
+    let stored = as_stored(contents, options)?;
     let imported = match options.dtype {
         Some(precision) => quantise(&stored, precision)?,
         None => stored.clone(),
@@ -185,7 +184,7 @@ impl Report {
             let stored = weights.entry(type_name(tensor.dtype())).or_default();
             stored.tensors += 1;
             stored.elements += tensor.rows() as u64 * tensor.cols() as u64;
-            stored.bytes += tensor.bytes().len() as u64;
+            stored.bytes += tensor.byte_len() as u64;
         }
         Self {
             name: imported.name.clone(),

@@ -1,7 +1,8 @@
 //! Named tensors of a model's files, each checked before it becomes part of a model.
 //!
-//! A file is read once and never copied: a tensor of the model is a range of the file's bytes. It is not mapped into
-//! memory, because a mapped file that somebody rewrites would change the model under its id.
+//! A file is read once: a tensor of the model is a range of the file's bytes, or, where nobody else holds the file, a piece that
+//! was cut off it, which can go when the tensor is packed. It is not mapped into memory, because a mapped file that somebody
+//! rewrites would change the model under its id.
 
 use super::{ImportError, gguf::Blocks};
 use candor_sdk::arithmetic::scalar;
@@ -76,13 +77,25 @@ impl Tensors {
     }
 
     /// Adds the tensors of a safetensors file, whose header must describe exactly the bytes that follow it.
-    pub(super) fn add_safetensors(&mut self, name: &str, file: &FileBytes) -> Result<(), ImportError> {
+    pub(super) fn add_safetensors(&mut self, name: &str, file: FileBytes) -> Result<(), ImportError> {
         let damaged = |problem: String| ImportError::Damaged { file: name.to_string(), problem };
-        let (header, metadata) = SafeTensors::read_metadata(file).map_err(|e| damaged(e.to_string()))?;
+        let (header, metadata) = SafeTensors::read_metadata(&file).map_err(|e| damaged(e.to_string()))?;
         let data = 8 + header; // below the file's length: `read_metadata` has compared them
-        for (tensor, info) in metadata.tensors() {
+        let mut file = Arc::try_unwrap(file);
+        let mut infos: Vec<_> = metadata.tensors().into_iter().collect();
+        infos.sort_by_key(|(_, info)| std::cmp::Reverse(info.data_offsets));
+        for (tensor, info) in infos {
             let (start, end) = info.data_offsets;
-            let slice = Slice { file: file.clone(), range: data + start..data + end };
+            // From the end of the file, so that what is left of it stays where it is.
+            let slice = match &mut file {
+                Ok(owned) => {
+                    let mut piece = owned.split_off((data + start).min(owned.len()));
+                    owned.shrink_to_fit();
+                    piece.truncate(end - start);
+                    Slice { range: 0..piece.len(), file: Arc::new(piece) }
+                }
+                Err(shared) => Slice { file: shared.clone(), range: data + start..data + end },
+            };
             let elements = match info.dtype {
                 Dtype::F32 => Elements::Kept(WeightType::F32, slice),
                 Dtype::F16 => Elements::Kept(WeightType::F16, slice),

@@ -55,6 +55,12 @@ pub fn pack_rows<W: Copy + Default + Send, R: Iterator<Item = W>>(
     packed
 }
 
+/// Row `row` of `k` elements of a packed matrix.
+pub fn unpack_row<W: Copy>(packed: &[W], k: usize, row: usize) -> impl Iterator<Item = W> {
+    let panel = &packed[row / PANEL * PANEL * k..][..PANEL * k];
+    panel.iter().skip(row % PANEL).step_by(PANEL).copied()
+}
+
 /// A base pointer that tasks share to write disjoint rectangles of one output.
 #[derive(Clone, Copy)]
 pub(super) struct Output(*mut f32);

@@ -92,6 +92,18 @@ impl Owned {
     }
 }
 
+impl<'a> Borrowed<'a> {
+    /// The values and the scales of row `row < n`.
+    pub fn row(&self, row: usize) -> (impl Iterator<Item = i8> + 'a, impl Iterator<Item = f32> + 'a) {
+        let (steps, groups, column) = (self.k.div_ceil(STEP), self.k.div_ceil(self.group), row % PANEL);
+        let values = &self.values[row / PANEL * steps * PANEL * STEP..][..steps * PANEL * STEP];
+        let scales = &self.scales[row / PANEL * groups * PANEL..][..groups * PANEL];
+        let values = values.chunks_exact(PANEL * STEP).flat_map(move |step| &step[column * STEP..][..STEP]);
+        let values = values.map(|value| (value ^ OFFSET) as i8).take(self.k);
+        (values, scales.iter().skip(column).step_by(PANEL).copied())
+    }
+}
+
 /// What a tile works on: rows of quantised activations and one panel or several.
 struct Tile<'a> {
     /// Activations of each row: as many groups of four bytes as there are steps.

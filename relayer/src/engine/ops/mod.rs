@@ -63,7 +63,7 @@ impl Extent {
 }
 
 /// The elements of a contiguous tensor in this machine's memory.
-fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+pub(super) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let (start, end) =
         layout.contiguous_offsets().ok_or_else(|| Error::RequiresContiguous { op: "candor engine" }.bt())?;
     Ok(&storage.as_slice::<T>()?[start..end])
@@ -71,7 +71,7 @@ fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Resul
 
 /// Calls `f(index, row)` for each row of `out`, on several threads if there is enough to do. `work` is the number of
 /// elements that one row takes to compute.
-fn for_each_row<T: Send>(out: &mut [T], cols: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+pub(super) fn for_each_row<T: Send>(out: &mut [T], cols: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if out.is_empty() {
         return;
     }

@@ -3,6 +3,7 @@
 use super::{Extent, elements, for_each_row};
 use crate::engine::kernels::Isa;
 use crate::engine::kernels::sampling::{Sampling, perturb};
+use crate::engine::unpacked::Packed;
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::{WeightTensor, WeightType};
@@ -83,12 +84,29 @@ pub fn convert(x: &Tensor, signed: bool) -> Result<Tensor> {
     Tensor::from_vec(bytes.into_iter().map(|q| f32::from(q as i8)).collect::<Vec<f32>>(), x.shape(), x.device())
 }
 
+/// Token ids, all of which are rows of a table.
+fn rows(ids: &Tensor, rows: usize) -> Result<Vec<u32>> {
+    let ids = integers(ids)?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+        bail!("gather: index {id} is out of range: {rows} rows");
+    }
+    Ok(ids)
+}
+
+/// Row lookup in a table that is also a layer, in the layer's panels.
+pub(in crate::engine) fn lookup_packed(
+    ids: &Tensor,
+    packed: &Packed,
+    (height, cols): (usize, usize),
+    device: &Device,
+) -> Result<Tensor> {
+    let ids = rows(ids, height)?;
+    Tensor::from_vec(packed.lookup(&ids, cols)?, (ids.len(), cols), device)
+}
+
 /// Row lookup in a weight, whatever its type, where the model keeps it.
 pub fn lookup(ids: &Tensor, table: &WeightTensor, device: &Device) -> Result<Tensor> {
-    let (ids, cols) = (integers(ids)?, table.cols());
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= table.rows()) {
-        bail!("gather: index {id} is out of range: {} rows", table.rows());
-    }
+    let (ids, cols) = (rows(ids, table.rows())?, table.cols());
     let shape = (ids.len(), cols);
     let row = |i: usize| table.row(ids[i] as usize);
     match table.dtype() {

@@ -316,6 +316,8 @@ impl Own<'_> {
                 product.affine(self.float("alpha", 1.0), 0.0)?
             }
             "Conv" if !self.is_plain_conv()? => self.conv()?,
+            "ConvTranspose" => self.conv_transpose()?,
+            "Resize" | "Upsample" => self.resize()?,
             "GlobalMaxPool" | "GlobalAveragePool" => {
                 let x = self.x(0)?;
                 let axes: Vec<usize> = (2..x.rank()).collect();
@@ -472,6 +474,44 @@ impl Own<'_> {
         let mut dims = vec![1; total.rank()];
         dims[1] = out * groups;
         total.broadcast_add(&self.x(2)?.reshape(dims)?)
+    }
+
+    /// A transposed convolution whose windows do not overlap.
+    fn conv_transpose(&self) -> Result<Tensor> {
+        let (x, w) = (self.x(0)?, self.x(1)?);
+        let stride = w.dim(2)?;
+        let result = match *w.dims() {
+            [_, _, _] => x.conv_transpose1d(w, 0, 0, stride, 1, 1)?,
+            [_, _, height, width] if height == width => x.conv_transpose2d(w, 0, 0, stride, 1)?,
+            _ => bail!("windows of {:?}", &w.dims()[2..]),
+        };
+        if !self.has(2) {
+            return Ok(result);
+        }
+        let mut dims = vec![1; result.rank()];
+        dims[1] = w.dim(1)?;
+        result.broadcast_add(&self.x(2)?.reshape(dims)?)
+    }
+
+    /// Elements repeated a whole number of times.
+    fn resize(&self) -> Result<Tensor> {
+        let mut result = self.x(0)?.clone();
+        let axes = self.ints("axes").unwrap_or_else(|| (0..result.rank() as i64).collect());
+        let at = if self.node.op_type == "Upsample" || self.opset < 11 { 1 } else { 2 };
+        let scaled = self.has(at) && self.x(at)?.elem_count() > 0;
+        let scales: Vec<f32> = if scaled { self.x(at)?.flatten_all()?.to_vec1()? } else { Vec::new() };
+        let sizes = if scaled { Vec::new() } else { self.list(3)? };
+        for (i, &axis) in axes.iter().enumerate() {
+            let axis = if axis < 0 { axis + result.rank() as i64 } else { axis } as usize;
+            let length = result.dim(axis)? as i64;
+            let factor = if scaled { scales[i] as i64 } else { sizes[i] / length };
+            if factor > 1 {
+                let places: Vec<i64> = (0..length * factor).map(|place| place / factor).collect();
+                let count = places.len();
+                result = result.contiguous()?.index_select(&Tensor::from_vec(places, count, &Device::Cpu)?, axis)?;
+            }
+        }
+        Ok(result)
     }
 
     /// Strides and dilations of windows.

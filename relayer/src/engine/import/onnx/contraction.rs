@@ -11,7 +11,7 @@ use candor_sdk::program::{DType, Dim, Op, Value, View, ViewAxis};
 
 /// Whether this module imports an operation.
 pub(super) fn has(op: &str) -> bool {
-    matches!(op, "MatMul" | "Gemm" | "Conv" | "MaxPool" | "AveragePool")
+    matches!(op, "MatMul" | "Gemm" | "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool")
 }
 
 pub(super) fn import(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {
@@ -22,6 +22,7 @@ pub(super) fn import(importer: &mut Importer, call: &Call<'_>) -> Result<Item, P
         }
         "Gemm" => gemm(importer, call),
         "Conv" => conv(importer, call),
+        "ConvTranspose" => conv_transpose(importer, call),
         _ => pool(importer, call),
     }
 }
@@ -400,6 +401,61 @@ fn conv(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {
         }
         _ => Ok(Item::Tensor(tensor)),
     }
+}
+
+/// A transposed convolution whose windows lie side by side: each place of the image becomes a window of its own, which is a linear
+/// layer.
+fn conv_transpose(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {
+    let (mut image, weight) = (importer.tensor(call.input(0)?)?, importer.tensor(call.input(1)?)?);
+    let n = spatial(&image)?.len();
+    let (shape, kernel) = (image.shape(), weight.shape());
+    if kernel.len() != n + 2 || kernel[0] != shape[1] || !is_constant(&weight) || call.int("group")?.unwrap_or(1) != 1 {
+        return Err(format!("weights {} for {}", weight.describe(), image.describe()));
+    }
+    let is = |name: &'static str, wanted: Vec<Lin>, otherwise: i64| -> Result<(), Problem> {
+        let given = call.list(name)?.map_or_else(|| vec![otherwise; wanted.len()], <[i64]>::to_vec);
+        match given.iter().map(|&n| Lin::of(n)).eq(wanted.iter().copied()) {
+            true => Ok(()),
+            false => Err(format!("attribute {name} is {given:?}; windows that overlap or are cut are not understood")),
+        }
+    };
+    let window = || kernel[2..].to_vec();
+    if call.list("kernel_shape")?.is_some() {
+        is("kernel_shape", window(), 0)?;
+    }
+    is("strides", window(), 1)?;
+    is("dilations", vec![Lin::ONE; n], 1)?;
+    is("pads", vec![Lin::of(0); 2 * n], 0)?;
+    is("output_padding", vec![Lin::of(0); n], 0)?;
+    if !matches!(call.text("auto_pad")?, None | Some("NOTSET" | "VALID")) || call.list("output_shape")?.is_some() {
+        return Err("its padding is not understood".to_string());
+    }
+    // Rows are places, columns channels; the layer's outputs are a channel and a place in the window.
+    let channels = image.dims.remove(1);
+    image.dims.push(channels);
+    let x = importer.flat_floats(&image, n + 1)?;
+    let w = importer.arrange(&weight, &weight.dims[1..].concat(), &weight.dims[0])?;
+    let bias = match call.optional(2) {
+        None => None,
+        Some(bias) => {
+            let bias = importer.tensor(bias)?;
+            if bias.shape() != [kernel[1]] || !is_constant(&bias) {
+                return Err(format!("a bias of {} for weights {}", bias.describe(), weight.describe()));
+            }
+            let window = kernel[2..].iter().map(|&size| Axis { size, ..Axis::NONE });
+            let repeated: Vec<Axis> = bias.dims[0].iter().copied().chain(window).collect();
+            Some(importer.arrange(&bias, &[], &repeated)?)
+        }
+    };
+    let value = importer.graph.linear(x, w, bias);
+    let places = [&shape[..1], &shape[2..]].concat();
+    let mut tensor = Tensor::of(value, Kind::Float, &places, &kernel[1..]).ok_or(TOO_LARGE)?;
+    let mut behind = tensor.dims.split_off(n + 1);
+    for (place, inside) in tensor.dims[1..].iter_mut().zip(behind.drain(1..)) {
+        place.extend(inside);
+    }
+    tensor.dims.insert(1, behind.remove(0));
+    Ok(Item::Tensor(tensor))
 }
 
 fn pool(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {

@@ -33,6 +33,8 @@ pub(super) fn has(op: &str) -> bool {
             | "Tile"
             | "Pad"
             | "OneHot"
+            | "Resize"
+            | "Upsample"
     )
 }
 
@@ -95,6 +97,7 @@ pub(super) fn import(importer: &mut Importer, call: &Call<'_>) -> Result<Vec<Ite
         "Gather" => gather(importer, call)?,
         "Pad" => pad(importer, call)?,
         "OneHot" => one_hot(importer, call)?,
+        "Resize" | "Upsample" => resize(importer, call)?,
         _ => return Err("is not understood".to_string()),
     };
     Ok(vec![one])
@@ -117,7 +120,8 @@ pub(super) fn stored(importer: &mut Importer, tensor: &TensorProto, name: &str) 
             let constant = Constant { name: name.to_string(), dtype, bytes };
             Ok(Item::Tensor(Tensor::constant(constant, &dims).ok_or(TOO_LARGE)?))
         }
-        Elements::Float(..) => Err(format!("tensor {name:?} has no elements")),
+        // The region of a Resize that has none, for one.
+        Elements::Float(..) => ints(importer, Vec::new(), Kind::Float),
         Elements::Int(list) => ints(importer, list, Kind::Int),
         Elements::Bool(list) => ints(importer, list, Kind::Bool),
     }
@@ -330,6 +334,59 @@ fn tile(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {
         }
     }
     Ok(Item::Tensor(result))
+}
+
+/// The most that a dimension is stretched by.
+const MAX_STRETCH: i64 = 1 << 10;
+
+/// Larger images whose elements are the nearest ones of a smaller image, a whole number of times.
+fn resize(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {
+    let mut tensor = importer.tensor(call.input(0)?)?;
+    let old = call.op() == "Upsample" || importer.opset < 11;
+    let mode = call.text("mode")?.unwrap_or("nearest");
+    let place = call.text("coordinate_transformation_mode")?.unwrap_or(if old { "asymmetric" } else { "half_pixel" });
+    let nearest = call.text("nearest_mode")?.unwrap_or(if old { "floor" } else { "round_prefer_floor" });
+    // Of these, and of whole factors only, it is true that place `i` of the result is place `i / factor` of the image.
+    let plain = match place {
+        "asymmetric" => nearest == "floor",
+        "half_pixel" | "half_pixel_symmetric" => matches!(nearest, "round_prefer_floor" | "round_prefer_ceil"),
+        _ => false,
+    };
+    if mode != "nearest" || !plain {
+        return Err(format!("by {mode}, {place}, {nearest} is not understood"));
+    }
+    // Of other modes.
+    ["antialias", "cubic_coeff_a", "exclude_outside", "extrapolation_value"]
+        .into_iter()
+        .for_each(|name| call.ignore(name));
+    if call.text("keep_aspect_ratio_policy")?.is_some_and(|policy| policy != "stretch") {
+        return Err("keeps the aspect ratio, which is not understood".to_string());
+    }
+    let shape = tensor.shape();
+    let axes: Vec<usize> = match call.list("axes")? {
+        Some(list) => list.iter().map(|&axis| call.axis(axis, shape.len())).collect::<Result<_, _>>()?,
+        None => (0..shape.len()).collect(),
+    };
+    let given = |index: usize| call.optional(index).filter(|item| item.shape() != [Lin::of(0)]);
+    let factors: Vec<Option<i64>> = if let Some(scales) = given(if old { 1 } else { 2 }) {
+        let scales = importer.tensor(scales)?.folded().ok_or("its scales are not known at import")?;
+        let whole = |scale: f32| (scale.fract() == 0.0 && scale <= MAX_STRETCH as f32).then_some(scale as i64);
+        scales.into_iter().map(whole).collect()
+    } else {
+        let whole = |(size, &axis): (Lin, &usize)| size.exact_div(shape[axis]).and_then(Lin::known);
+        call.sizes(3)?.into_iter().zip(&axes).map(whole).collect()
+    };
+    if factors.len() != axes.len() {
+        return Err(format!("{} factors of {} dimensions", factors.len(), axes.len()));
+    }
+    for (factor, axis) in factors.into_iter().zip(axes) {
+        match factor {
+            Some(1) => {}
+            Some(factor @ 2..=MAX_STRETCH) => tensor.dims[axis].push(Axis { size: Lin::of(factor), ..Axis::NONE }),
+            _ => return Err(format!("dimension {axis} of {} is not stretched by a whole number", show(&shape))),
+        }
+    }
+    Ok(Item::Tensor(tensor))
 }
 
 fn concat(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {

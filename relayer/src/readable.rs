@@ -1,0 +1,47 @@
+//! Amounts, numbers and hashes as people read them.
+
+use crate::config::Wei;
+use alloy::primitives::{Address, B256, U256};
+
+/// An amount in the unit in which it reads best.
+pub(crate) fn money(amount: U256) -> String {
+    u128::try_from(amount).map_or_else(|_| format!("{amount} wei"), |wei| Wei(wei).to_string())
+}
+
+/// First and last digits.
+pub(crate) fn short(address: &Address) -> String {
+    let hex = format!("{address:x}");
+    format!("0x{}..{}", &hex[..4], &hex[36..])
+}
+
+/// First and last digits.
+pub(crate) fn short_hash(hash: &B256) -> String {
+    let hex = format!("{hash:x}");
+    format!("0x{}..{}", &hex[..4], &hex[60..])
+}
+
+/// 1234567 as 1,234,567.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(money(U256::MAX), format!("{} wei", U256::MAX));
+    }
+}
