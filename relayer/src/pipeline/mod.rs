@@ -12,9 +12,11 @@
 mod membership;
 mod poster;
 mod progress;
+mod rounds;
 mod worker;
 
 pub use progress::{Progress, Reporter};
+pub(crate) use rounds::{Rounds, rounds};
 pub(crate) use worker::loses_money;
 
 use crate::{
