@@ -23,6 +23,12 @@ pub const PLACES: [&str; 16] = [
     "payout-recorded",
 ];
 
+/// The places that an input comes by that is at a URI.
+pub const INPUT_PLACES: [&str; 2] = [
+    "input-fetched", // it is here, and nowhere stored
+    "input-stored",  // the request has it
+];
+
 /// The places that a move of a dispute comes by. The tests of disputes go through these.
 pub const DISPUTE_PLACES: [&str; 3] = [
     "dispute-stored", // the transaction is stored, and not sent
@@ -35,7 +41,7 @@ pub const DISPUTE_PLACES: [&str; 3] = [
 pub(crate) fn point(place: &str) {
     #[cfg(debug_assertions)]
     {
-        let known = PLACES.contains(&place) || DISPUTE_PLACES.contains(&place);
+        let known = PLACES.contains(&place) || INPUT_PLACES.contains(&place) || DISPUTE_PLACES.contains(&place);
         assert!(known, "{place} is not in the list that the tests go through");
         if std::env::var("CANDOR_CRASH_AT").is_ok_and(|wanted| wanted == place) {
             eprintln!("crash point {place}: killing this process");

@@ -13,7 +13,8 @@ use crate::{
     chain::{Head, SendError, Sender, WatchSettings},
     complaints::Complaints,
     engine::InferError,
-    pipeline::{Progress, RelayerError, Shared},
+    fetch::Wanted,
+    pipeline::{InputLook, Progress, RelayerError, Shared},
     store::Purpose,
 };
 use alloy::{
@@ -25,6 +26,7 @@ use candor_sdk::{
     client::{Call, ClientError},
     dispute::{Case, Opinion, PlayError, challenge, defend, evidence},
     ids::{ModelId, RequestId},
+    request::Input,
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -41,6 +43,8 @@ pub struct Watching {
     pub models: HashSet<ModelId>,
     /// Wei of bonds that may be at stake or lost at once.
     pub cap: U256,
+    /// Whether to challenge what can't be judged for want of its input.
+    pub demand_inputs: bool,
 }
 
 /// What happens in disputes, as it happens.
@@ -162,6 +166,7 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         held: HashMap::new(),
         own: HashMap::new(),
         verdicts: HashMap::new(),
+        withheld: HashMap::new(),
         told: HashSet::new(),
         poor: false,
     };
@@ -207,6 +212,8 @@ struct Table {
     /// Runs, by result and whether they are for the defence.
     own: HashMap<(B256, bool), Own>,
     verdicts: HashMap<B256, Verdict>,
+    /// Results that can't be judged for want of their inputs, and why.
+    withheld: HashMap<B256, String>,
     /// Ends that were told.
     told: HashSet<u64>,
     /// Whether the cap stands in the way, and that was said.
@@ -231,6 +238,7 @@ impl Table {
         }
         self.tell_ends();
         self.listen();
+        self.find_inputs(head).await?;
         self.held.retain(|_, until| *until > Instant::now());
         self.ready.retain(|(_, errand), _| is_current(&self.book, *errand));
         self.plan(head).await?;
@@ -255,6 +263,41 @@ impl Table {
         } else {
             None
         }
+    }
+
+    /// Finds the inputs of results that this account has an interest in. One that can't be had stands in the way of that result alone.
+    async fn find_inputs(&mut self, head: Head) -> Result<(), RelayerError> {
+        let mut missing = Vec::new();
+        for (result, posted) in self.book.results() {
+            let (Input::Uri { uri, size }, Some(request)) = (&posted.input, posted.readable()) else { continue };
+            let watched = self.seat.watching.as_ref().is_some_and(|watching| watching.models.contains(&request.model));
+            let ours = self.seat.operator == Some(posted.fulfillment.operator);
+            let undecided = head.timestamp < posted.fulfillment.final_at(self.seat.window);
+            let played = self.book.docket().cases().any(|case| case.opened.result == *result && case.ended.is_none());
+            if (ours && played) || (watched && (undecided || played)) {
+                let wanted = Wanted { hash: request.input_hash, size: *size, uri: uri.clone() };
+                missing.push((*result, request.id, request.requester, wanted));
+            }
+        }
+        let mut withheld = HashMap::new();
+        let mut unjudged = BTreeMap::new();
+        for (result, id, requester, wanted) in missing {
+            match self.shared.inputs.look(id, requester, &wanted).await? {
+                InputLook::Here(input) => self.book.supply(wanted.hash, &input),
+                InputLook::Coming => {}
+                InputLook::Missing(problem) | InputLook::Never(problem) => {
+                    if !self.withheld.contains_key(&result) {
+                        warn!(request = %id, %problem, "can't judge a result: its input can't be had");
+                        self.report(DisputeProgress::Examined { id, verdict: Verdict::Withheld(problem.clone()) });
+                    }
+                    unjudged.insert(id.0, problem.clone());
+                    withheld.insert(result, problem);
+                }
+            }
+        }
+        self.withheld = withheld;
+        self.shared.inputs.set_unjudged(unjudged);
+        Ok(())
     }
 
     fn tell_ends(&mut self) {
@@ -316,11 +359,11 @@ impl Table {
         match &verdict {
             Verdict::Right => debug!(request = %request.id, "the result is right"),
             Verdict::Wrong => warn!(request = %request.id, "the result is WRONG"),
-            Verdict::Unsure(reason) => {
+            Verdict::Withheld(reason) | Verdict::Unsure(reason) => {
                 error!(request = %request.id, %reason, "can't judge a result; not challenging it")
             }
         }
-        if matches!(verdict, Verdict::Unsure(_)) {
+        if matches!(verdict, Verdict::Unsure(_) | Verdict::Withheld(_)) {
             self.held.insert(errand, Instant::now() + UNSURE);
         } else {
             self.verdicts.insert(result, verdict.clone());
@@ -423,7 +466,8 @@ impl Table {
             let call = IDisputeGame::rejectCall {
                 request: case.request,
                 fulfillment: case.fulfillment.clone(),
-                input: posted.input.clone(),
+                // Without it if it is at a URI and its operator has not shown it (P47).
+                input: posted.input().cloned().unwrap_or_default(),
             };
             self.simple(Errand::Reject(case.opened.result), &case, u64::MAX, call);
         }
@@ -436,6 +480,11 @@ impl Table {
             self.held.insert(errand, Instant::now() + HOLD);
             return;
         };
+        if posted.input().is_none() {
+            warn!(dispute = case.id(), "a move needs the input, which is at a URI and not here");
+            self.held.insert(errand, Instant::now() + HOLD);
+            return;
+        }
         let Some(player) = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned() else {
             error!(
                 dispute = case.id(),
@@ -476,8 +525,13 @@ impl Table {
         let bond = U256::from(self.seat.terms.bond);
         let cap = watching.cap;
         for (until, result, posted) in others {
-            match self.verdicts.get(&result) {
-                None => {
+            let verdict = self.verdicts.get(&result);
+            // Half of the window for finding the input; then whoever has it is made to show it.
+            let half = posted.fulfillment.fulfilledAt + self.seat.window / 2;
+            let demand = watching.demand_inputs && head.timestamp >= half && self.withheld.contains_key(&result);
+            match verdict {
+                None if posted.input().is_none() && !demand => {}
+                None if !demand => {
                     let errand = Errand::Examine(result);
                     let player = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned();
                     if let Some(player) = player.filter(|_| self.thoughts.len() < THOUGHTS && self.is_free(errand)) {
@@ -487,7 +541,7 @@ impl Table {
                         });
                     }
                 }
-                Some(Verdict::Wrong) => {
+                None | Some(Verdict::Wrong) => {
                     let errand = Errand::Challenge(result);
                     let challenged = self
                         .book
@@ -590,6 +644,9 @@ impl Table {
     }
 }
 
+/// Why there is no question.
+const NO_INPUT: &str = "the request does not decode, or its input is not here";
+
 /// What the next move of a dispute is called.
 fn errand_of(case: &Case) -> Errand {
     match case.turn() {
@@ -643,24 +700,27 @@ fn next(
     let own = match known {
         Some(own) => own,
         None if operator => {
-            let request = opinion::question(posted).ok_or("the request does not decode")?;
+            let request = opinion::question(posted).ok_or(NO_INPUT)?;
             let trace = EngineTrace::of(player.clone(), request).map_err(|error| error.to_string())?;
             Own::Defence(Arc::new(trace))
         }
         None => {
             let claimed = case.claim.as_ref().ok_or("there is no claim to look at")?;
             let opinion = opinion::of_claim(player, posted, claimed).map_err(|error| error.to_string())?;
-            Own::Opinion(opinion.ok_or("the request does not decode")?)
+            Own::Opinion(opinion.ok_or(NO_INPUT)?)
         }
     };
     let text = |error: PlayError<InferError>| error.to_string();
     let model = player.model();
     let (trees, descriptor) = player.commitment();
     let planned = match &own {
-        Own::Defence(trace) => defend(case, model, trace).map_err(text)?.map(|planned| (planned, None)),
+        Own::Defence(trace) => {
+            let input = posted.input().ok_or(NO_INPUT)?;
+            defend(case, model, input, trace).map_err(text)?.map(|planned| (planned, None))
+        }
         Own::Opinion(opinion) => match challenge(case, model, opinion).map_err(text)? {
             Some(planned) => {
-                let request = opinion::question(posted).ok_or("the request does not decode")?;
+                let request = opinion::question(posted).ok_or(NO_INPUT)?;
                 let proof = evidence(case, model, trees, &request, &posted.output, opinion, &planned).map_err(text)?;
                 Some((planned, proof))
             }
