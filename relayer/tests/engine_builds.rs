@@ -88,9 +88,7 @@ fn golden_answers_on_every_path_and_any_number_of_threads() {
                 let what = format!("{name} on {}, {threads} threads", isa.name());
                 pool(threads).install(|| {
                     let answers = loaded.infer(&requests);
-                    for ((request, answer), run) in
-                        requests.iter().zip(answers).zip(written["runs"].as_array().into_iter().flatten())
-                    {
+                    for ((request, answer), run) in requests.iter().zip(answers).zip(written["runs"].as_array().into_iter().flatten()) {
                         assert_eq!(run["output"], hex(&answer.expect(&what)), "{what}");
                         let trace = loaded.trace(request, |_, _| ()).expect(&what);
                         assert_eq!(run["traceRoot"], trace.root().to_string(), "{what}");

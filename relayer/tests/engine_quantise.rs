@@ -112,10 +112,7 @@ fn weights_are_in_memory_once() {
             let loaded = LoadedModel::load(model, Device::Cpu).expect(what);
             assert!(held.iter().all(|bytes| bytes.upgrade().is_none()), "{what}: a tensor is there as it came");
             for (before, after) in imported.model.weights.tensors().iter().zip(loaded.model().weights.tensors()) {
-                assert!(
-                    before.bytes() == after.bytes() && after.bytes().len() == after.byte_len(),
-                    "{what}: {after:?}"
-                );
+                assert!(before.bytes() == after.bytes() && after.bytes().len() == after.byte_len(), "{what}: {after:?}");
             }
             assert_eq!(loaded.model().model_id(), imported.model.model_id(), "{what}");
         }
