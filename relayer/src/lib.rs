@@ -30,6 +30,7 @@ pub mod keylock;
 pub mod keys;
 pub mod models;
 pub mod ops;
+mod own_time;
 pub mod pipeline;
 #[cfg(unix)]
 pub mod postgres;

@@ -3,6 +3,7 @@
 use crate::world::{Operator, World};
 use alloy::primitives::Address;
 use anyhow::{Context, Result, ensure};
+use candor_relayer::store::StoreLocation;
 use reqwest::Url;
 use std::{
     ffi::OsString,
@@ -32,6 +33,25 @@ pub fn candor_binary() -> Result<PathBuf> {
 
 /// Writes the configuration of a relayer into a folder.
 pub fn write_config(folder: &Path, world: &World, rpc: &Url) -> Result<PathBuf> {
+    let operator = format!(
+        r#"
+[operator]
+min_fee = {{ default = "1 wei" }}
+
+[operator.payout]
+address = "{PAYOUT}"
+threshold = "1 wei"
+"#
+    );
+    write(folder, world, rpc, &operator)
+}
+
+/// The same of one that watches, and answers nothing.
+pub fn write_watching_config(folder: &Path, world: &World, rpc: &Url, cap: &str) -> Result<PathBuf> {
+    write(folder, world, rpc, &format!("\n[watcher]\nenabled = true\ncap = \"{cap}\"\n"))
+}
+
+fn write(folder: &Path, world: &World, rpc: &Url, roles: &str) -> Result<PathBuf> {
     let path = folder.join("candor.toml");
     std::fs::write(
         &path,
@@ -44,14 +64,7 @@ oracle = "{oracle}"
 start_block = 0
 confirmations = 0
 poll_interval = "50ms"
-
-[operator]
-min_fee = {{ default = "1 wei" }}
-
-[operator.payout]
-address = "{PAYOUT}"
-threshold = "1 wei"
-
+{roles}
 [gas]
 daily_cap = "100 ether"
 
@@ -85,9 +98,28 @@ impl RelayerProcess {
         settings: &[(&str, &str)],
     ) -> Result<Self> {
         let config = write_config(folder, world, rpc)?;
+        let shared = match world.store(folder) {
+            StoreLocation::Postgres(url) => vec![("store.url", url.to_string()), ("store.lease", "2s".to_owned())],
+            StoreLocation::File(_) => Vec::new(),
+        };
+        // The test's own settings come last, and win.
+        let shared = shared.iter().map(|(key, value)| (*key, value.as_str()));
+        let settings: Vec<_> = shared.chain(settings.iter().copied()).collect();
         let settings = settings.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
         let arguments = [OsString::from("--config"), config.into()].into_iter().chain(settings.map(OsString::from));
         Self::spawn(folder, arguments.collect(), operator, crash_at)
+    }
+
+    /// One that watches with an account's money, and answers nothing.
+    pub fn watching(
+        folder: &Path,
+        world: &World,
+        account: &Operator,
+        cap: &str,
+        crash_at: Option<&str>,
+    ) -> Result<Self> {
+        let config = write_watching_config(folder, world, &world.rpc_url(), cap)?;
+        Self::spawn(folder, vec![OsString::from("--config"), config.into()], account, crash_at)
     }
 
     /// One for two chains, with the same key on both.
@@ -128,6 +160,19 @@ impl RelayerProcess {
             .await
             .with_context(|| format!("still running after {within:?}; its log:\n{}", self.log()))?
             .map_err(Into::into)
+    }
+
+    /// How it ended; none if it still runs.
+    pub fn status(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        let id = self.child.id().context("it has ended")?;
+        let asked = std::process::Command::new("kill").arg(id.to_string()).status()?;
+        ensure!(asked.success(), "SIGTERM did not reach it");
+        Ok(())
     }
 
     /// SIGKILL.

@@ -2,7 +2,7 @@
 
 use crate::puppet::Callback;
 use alloy::{
-    network::EthereumWallet,
+    network::{EthereumWallet, TransactionBuilder},
     primitives::{Address, B256, Bytes, U256, aliases::U96},
     providers::{DynProvider, Provider, ProviderBuilder, ext::AnvilApi},
     rpc::types::TransactionReceipt,
@@ -17,9 +17,11 @@ use candor_relayer::{
     fetch::FetchSettings,
     models::CatalogModel,
     pipeline::{Handle, OperatorSettings, Progress, Served, Settings},
+    postgres::Postgres,
+    store::StoreLocation,
 };
 use candor_sdk::{
-    bindings::{CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus, Terms},
+    bindings::{Answer, CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus, Terms},
     client::{Announced, Client},
     commitment::signature_bytes,
     deploy::{Artifact, DeploySettings, Deployment, Disputes, deploy, deploy_verifier},
@@ -89,7 +91,15 @@ pub struct World {
     pub deployment: Deployment,
     /// The embedded models by name.
     pub models: HashMap<&'static str, Arc<CatalogModel>>,
+    /// Everybody that was given ether, in order.
+    pub accounts: Vec<Address>,
+    /// Wei that they were given out of nothing.
+    pub minted: U256,
+    /// Wei of it that operators staked.
+    pub staked: U256,
     next_key: u8,
+    /// Where relayers keep their databases; none: each in a file of its own.
+    postgres: Option<Arc<Postgres>>,
 }
 
 impl World {
@@ -106,6 +116,24 @@ impl World {
     /// The same with the dispute game and its judge.
     pub async fn start_with_disputes() -> Result<Self> {
         Self::start_with(31337, Some(dispute_terms())).await
+    }
+
+    /// The same with databases on a Postgres server; none, and that is said, where there is no Postgres.
+    pub async fn start_on_postgres(test: &str) -> Result<Option<Self>> {
+        let Some(server) = Postgres::for_test(test) else { return Ok(None) };
+        Ok(Some(Self { postgres: Some(server), ..Self::start().await? }))
+    }
+
+    /// Where a relayer in `folder` keeps its database: the same place each time.
+    pub fn store(&self, folder: &Path) -> StoreLocation {
+        let Some(server) = &self.postgres else { return folder.join("candor.db").into() };
+        let note = folder.join("database");
+        let url = std::fs::read_to_string(&note).ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+            let url = server.database().expect("Postgres makes databases");
+            std::fs::write(&note, url.as_str()).expect("the folder of a test can be written to");
+            url
+        });
+        StoreLocation::Postgres(Box::new(url))
     }
 
     async fn start_with(chain_id: u64, terms: Option<Terms>) -> Result<Self> {
@@ -150,7 +178,21 @@ impl World {
             client.send(client.register_model(loaded.descriptor(), String::new())).await?;
             models.insert(name, Arc::new(loaded));
         }
-        Ok(Self { anvil, client, owner: owner.address(), deployment, models, next_key: 1 })
+        let everywhere = std::env::var("CANDOR_TEST_STORE").is_ok_and(|store| store == "postgres");
+        let postgres = if everywhere { Some(Postgres::shared()?) } else { None };
+        let accounts = vec![owner.address()];
+        Ok(Self {
+            anvil,
+            client,
+            owner: owner.address(),
+            deployment,
+            models,
+            accounts,
+            minted: U256::ZERO,
+            staked: U256::ZERO,
+            next_key: 1,
+            postgres,
+        })
     }
 
     /// The endpoint.
@@ -163,6 +205,8 @@ impl World {
         let key = PrivateKeySigner::from_bytes(&B256::repeat_byte(self.next_key))?;
         self.next_key += 1;
         self.client.provider().anvil_set_balance(key.address(), ether(1000)).await?;
+        self.accounts.push(key.address());
+        self.minted += ether(1000);
         Ok(key)
     }
 
@@ -184,23 +228,32 @@ impl World {
     pub async fn rich_operator(&mut self, stake: U256) -> Result<Operator> {
         let key = self.account().await?;
         self.client.provider().anvil_set_balance(key.address(), stake + ether(1000)).await?;
-        self.join(key, stake).await
+        self.minted += stake;
+        let models: Vec<ModelId> = self.models.values().map(|model| model.id()).collect();
+        self.join(key, stake, &models).await
     }
 
     /// A new operator with `stake`, a registered key and an offer for every model.
     pub async fn operator(&mut self, stake: U256) -> Result<Operator> {
-        let key = self.account().await?;
-        self.join(key, stake).await
+        let models: Vec<ModelId> = self.models.values().map(|model| model.id()).collect();
+        self.operator_for(stake, &models).await
     }
 
-    async fn join(&self, key: PrivateKeySigner, stake: U256) -> Result<Operator> {
+    /// The same with offers for these models only. Without any it is never drawn, and answers what is open to all.
+    pub async fn operator_for(&mut self, stake: U256, models: &[ModelId]) -> Result<Operator> {
+        let key = self.account().await?;
+        self.join(key, stake, models).await
+    }
+
+    async fn join(&mut self, key: PrivateKeySigner, stake: U256, models: &[ModelId]) -> Result<Operator> {
         let client = self.client_of(&key).await?;
         client.send(client.deposit_stake(key.address(), stake)).await?;
         let consent = key.sign_hash_sync(&client.operators_domain().consent_digest(key.address()))?;
         client.send(client.add_signer(key.address(), signature_bytes(&consent))).await?;
-        for model in self.models.values() {
-            client.send(client.set_offer(model.id(), PRICE)).await?;
+        for model in models {
+            client.send(client.set_offer(*model, PRICE)).await?;
         }
+        self.staked += stake;
         Ok(Operator { key })
     }
 
@@ -228,7 +281,7 @@ impl World {
                 bump_percent: 15,
                 at_a_loss: false,
             },
-            store: folder.join("candor.db").into(),
+            store: self.store(folder),
             lease: Duration::from_secs(3),
             locks: folder.to_owned(),
             http: None,
@@ -236,8 +289,8 @@ impl World {
             inputs: FetchSettings { private_addresses: true, ..FetchSettings::default() },
             watcher: None,
             operator: operator.map(|operator| OperatorSettings {
-                account: operator.key.clone(),
-                signer: operator.key.clone(),
+                account: operator.key.clone().into(),
+                signer: operator.key.clone().into(),
                 models: models.collect(),
                 payout: None,
             }),
@@ -288,7 +341,6 @@ impl World {
 
     /// A request by a new consumer that behaves so when it is called.
     pub async fn ask_by_puppet(&self, ask: &Ask, callback: Callback) -> Result<(RequestId, Address)> {
-        use alloy::network::TransactionBuilder;
         let (args, value) = self.args(ask);
         let code = callback.creation_code(self.client.oracle, &IInferenceOracle::requestCall { args }.abi_encode());
         let transaction = alloy::rpc::types::TransactionRequest::default().with_deploy_code(code).with_value(value);
@@ -300,6 +352,24 @@ impl World {
     /// Deploys one of the example consumers, with the oracle and whatever else its constructor takes.
     pub async fn deploy_consumer(&self, artifact: &Artifact, arguments: impl SolValue) -> Result<Address> {
         Ok(artifact.deploy(self.client.provider(), arguments.abi_encode()).await?.0)
+    }
+
+    /// Somebody else carries an answer, first of all, into a block with this base fee, while blocks are mined by hand.
+    pub async fn carry(&self, answer: Answer, base_fee: u128) -> Result<()> {
+        let provider = self.client.provider();
+        let gwei = |amount: u128| amount * 1_000_000_000;
+        provider.anvil_set_next_block_base_fee_per_gas(base_fee).await?;
+        let carries = self
+            .client
+            .fulfill(vec![answer])
+            .into_transaction()
+            .with_gas_limit(1_000_000)
+            .with_max_fee_per_gas(gwei(200))
+            .with_max_priority_fee_per_gas(gwei(100));
+        let pending = provider.send_transaction(carries).await?;
+        provider.anvil_mine(Some(1), None).await?;
+        ensure!(pending.get_receipt().await?.status(), "the answer was refused");
+        Ok(())
     }
 
     /// Waits until a request stands somewhere.

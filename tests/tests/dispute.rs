@@ -77,7 +77,7 @@ impl Court {
         let mut settings = self.world.settings(&folder, None);
         let models = self.world.settings(&folder, Some(&self.liar)).operator.context("no operator")?.models;
         settings.watcher =
-            Some(WatcherSettings { account: self.watcher.clone(), models, cap: ether(1), demand_inputs: false });
+            Some(WatcherSettings { account: self.watcher.clone().into(), models, cap: ether(1), demand_inputs: false });
         Ok(settings)
     }
 

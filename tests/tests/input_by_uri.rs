@@ -227,7 +227,7 @@ impl Court {
     fn watchers_settings(&self, folder: &Path, demand_inputs: bool) -> Result<Settings> {
         let mut settings = self.world.settings(folder, None);
         let models = self.world.settings(folder, Some(&self.liar)).operator.context("no operator")?.models;
-        let account = self.watcher.clone();
+        let account = self.watcher.clone().into();
         settings.watcher = Some(WatcherSettings { account, models, cap: ether(1), demand_inputs });
         Ok(settings)
     }

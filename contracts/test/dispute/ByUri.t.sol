@@ -18,7 +18,7 @@ contract DisputeByUriTest is GameWorld {
         challenge(p, carol);
     }
 
-    function claimCall(Play memory p, Trace memory trace) internal returns (bytes memory) {
+    function claimCall(Play memory p, Trace memory trace) internal view returns (bytes memory) {
         bytes32[] memory hashes = trace.top.revealed(trace.top.length - 1, 0);
         return abi.encodeCall(disputes.claim, (p.r, p.f, theModel(), claimOf(trace), theModel().graphRoot, "", hashes));
     }

@@ -119,7 +119,7 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
         Some(uri) => question_at(&config, uri, &args.at).await?,
         None => question(&args.input, local.as_ref())?,
     };
-    let key = context.account(&config)?;
+    let key = context.account(&config).await?;
     let client = context.paying_client(&config, &key).await?;
     let (id, name) = match &local {
         Some(model) => (model.id(), model.name().to_owned()),

@@ -116,7 +116,7 @@ pub(super) async fn summary(context: &Context, config: &Config) -> anyhow::Resul
         return Ok(());
     }
     let court = Court::read(config).await?;
-    let account = context.account(config).ok().map(|key| key.address());
+    let account = context.operator(config).await.ok();
     let open: Vec<&Case> = court.book.docket().cases().filter(|case| case.ended.is_none()).collect();
     let party = |case: &&&Case| {
         let parties = [case.opened.operator, case.opened.challenger];
@@ -282,7 +282,7 @@ async fn challenge(
         }
         Verdict::Wrong | Verdict::Withheld(_) => {
             let (_, found) = found(&verdict);
-            let account = context.account(config)?;
+            let account = context.account(config).await?;
             let client = context.paying_client(config, &account).await?;
             let (request_, fulfillment) = (posted.request, posted.fulfillment.clone());
             let call = IDisputeGame::challengeCall { request: request_, fulfillment };

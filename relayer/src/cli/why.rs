@@ -96,7 +96,7 @@ async fn facts(
     let operator = match &config.operator {
         None => None,
         Some(operator) => {
-            let address = context.account(config)?.address();
+            let address = context.operator(config).await?;
             let (stake, unbonding, locked) = client.stake(address).await?;
             let min_fee = super::context::served_name(config, row.request.model)?;
             Some(OperatorFacts {

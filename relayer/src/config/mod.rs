@@ -97,7 +97,7 @@ pub struct OperatorConfig {
     /// The key of the operator's account: sends the transactions and owns the stake.
     pub account: KeySource,
     /// The key that signs results. The account's own when not given.
-    pub signer: Option<KeySource>,
+    pub signer: Option<SignerSource>,
     /// The least the operator answers for, by model name; `default` for the models not named. `candor operator join` publishes these prices.
     pub min_fee: BTreeMap<String, Wei>,
     /// Where earnings go. They stay as credit in the oracle when not given.
@@ -139,10 +139,36 @@ impl OperatorConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeySource {
-    /// An encrypted keystore file. Without one the key comes from the environment.
+    /// An encrypted keystore file. Without one, nor any of the others, the key comes from the environment.
     pub keystore: Option<PathSetting>,
     /// A file that holds the keystore's password. Without one it comes from the environment, or is asked for on a terminal.
     pub password_file: Option<PathSetting>,
+    /// A key in AWS KMS: its id, its ARN, or an alias. Needs the feature `aws` of this crate.
+    pub aws_kms: Option<String>,
+    /// A version of a key in Google Cloud KMS, by its whole name. Needs the feature `gcp`.
+    pub gcp_kms: Option<String>,
+    /// A key on a Ledger, by its derivation path. For the account only. Needs the feature `ledger`.
+    pub ledger: Option<String>,
+}
+
+/// Where the key that signs results is to be found: wherever it can sign without a person.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignerSource {
+    /// An encrypted keystore file.
+    pub keystore: Option<PathSetting>,
+    /// A file that holds the keystore's password.
+    pub password_file: Option<PathSetting>,
+    /// A key in AWS KMS.
+    pub aws_kms: Option<String>,
+    /// A version of a key in Google Cloud KMS.
+    pub gcp_kms: Option<String>,
+}
+
+impl From<SignerSource> for KeySource {
+    fn from(SignerSource { keystore, password_file, aws_kms, gcp_kms }: SignerSource) -> Self {
+        Self { keystore, password_file, aws_kms, gcp_kms, ledger: None }
+    }
 }
 
 /// Where earnings go, and when.

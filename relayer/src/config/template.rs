@@ -96,12 +96,18 @@ overlap = {overlap}
 {keystore}
 # A file with the keystore's password. Without it: CANDOR_KEYSTORE_PASSWORD, or asked for on a terminal.
 # password_file = "operator.password"
+# Or where the key is instead, if candor was built with the feature aws, gcp or ledger (docs/relayer.md).
+# aws_kms = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+# gcp_kms = "projects/mine/locations/global/keyRings/candor/cryptoKeys/account/cryptoKeyVersions/1"
+# ledger = "m/44'/60'/0'/0/0"
 
 # The key that signs results, if it is not the account's own: a hot key that can be replaced without moving the stake.
 # Without a keystore it is read from CANDOR_SIGNER_PRIVATE_KEY; the password from CANDOR_SIGNER_KEYSTORE_PASSWORD.
 # [operator.signer]
 # keystore = "signer.json"
 # password_file = "signer.password"
+# aws_kms = "alias/candor-signer"
+# gcp_kms = "projects/mine/locations/global/keyRings/candor/cryptoKeys/signer/cryptoKeyVersions/1"
 
 # The least to answer for, by model. `candor operator join` publishes these prices.
 [operator.min_fee]

@@ -183,8 +183,8 @@ impl World {
             inputs: crate::fetch::FetchSettings::default(),
             watcher: None,
             operator: Some(OperatorSettings {
-                account: self.operator.clone(),
-                signer: self.signer.clone(),
+                account: self.operator.clone().into(),
+                signer: self.signer.clone().into(),
                 models: served.collect(),
                 payout: Some((TREASURY, payout_at)),
             }),

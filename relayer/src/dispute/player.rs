@@ -12,6 +12,7 @@ use super::{
 use crate::{
     chain::{Head, SendError, Sender, WatchSettings},
     complaints::Complaints,
+    crash,
     engine::InferError,
     fetch::Wanted,
     pipeline::{InputLook, Progress, RelayerError, Shared},
@@ -612,6 +613,7 @@ impl Table {
             let Ready { call, what, of, .. } = ready;
             match self.seat.sender.send(&self.shared.rpc, Purpose::Dispute, call, &[]).await {
                 Ok(sent) => {
+                    crash::point("dispute-recorded");
                     info!(what, of, tx = %sent.hash, gas = sent.gas_used, succeeded = sent.succeeded, "dispute move mined");
                     // Whatever ended may have brought credit.
                     self.held.remove(&Errand::Withdraw);
@@ -628,6 +630,7 @@ impl Table {
                     });
                     return Ok(true);
                 }
+                Err(SendError::Cancelled(_)) => return Ok(true),
                 Err(SendError::Client(ClientError::Reverted(reason))) => {
                     // The chain has gone on, or somebody else has done it: the next look will show.
                     debug!(what, of, %reason, "the game refuses");

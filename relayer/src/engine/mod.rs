@@ -389,10 +389,8 @@ impl LoadedModel {
         symbols: Symbols,
         generated: &[u32],
     ) -> Result<(Arc<Shapes>, Vec<u32>), InferError> {
-        let mut tokens = run::prompt(&self.model, request);
-        tokens.extend_from_slice(generated);
-        let sequence = symbols.sequence + generated.len() as u32; // at most the model's limit
-        Ok((self.shapes(Symbols { sequence, ..symbols })?, tokens))
+        let (symbols, tokens) = run::sequence(&self.model, request, symbols, generated);
+        Ok((self.shapes(symbols)?, tokens))
     }
 
     /// One pass over the whole sequence, node by node.

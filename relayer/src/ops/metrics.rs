@@ -64,6 +64,8 @@ catalogue! {
     BATCH_SIZE: Histogram = "candor_inference_batch_requests";
     /// Time from when a request was read to when its result was signed.
     TIME_TO_SIGN: Histogram = "candor_request_to_signature_seconds";
+    /// Time from when a request was read to when its transaction was handed to a node, without what the model took and the chain was waited for.
+    REQUEST_OVERHEAD: Histogram = "candor_request_overhead_seconds";
     /// Part of the time since the last report in which a model ran.
     DEVICE_LOAD: Gauge = "candor_device_load_ratio";
     /// Transactions that ended, by purpose and outcome.
@@ -98,6 +100,8 @@ catalogue! {
     TASK_ROUND_TIMESTAMP: Gauge = "candor_task_round_timestamp_seconds";
     /// Times the database failed and was waited for, by task.
     STORE_ERRORS: Counter = "candor_store_errors_total";
+    /// Signatures that a key did not give and that are tried again, by task; a key in a KMS may be away.
+    SIGNING_ERRORS: Counter = "candor_signing_errors_total";
     /// Memory of the process that is in RAM.
     RESIDENT_MEMORY: Gauge = "process_resident_memory_bytes";
     /// Unix second in which the process started.

@@ -342,6 +342,7 @@ fn judge(shared: &Shared, report: &mut Report) {
     for (task, silent) in shared.silent_tasks() {
         report.troubles.push(format!("task {task} has not begun a round for {} s", silent.as_secs()));
     }
+    report.troubles.extend(shared.key_trouble());
     let confirmed = report.chain.head.saturating_sub(report.chain.confirmations);
     let behind = confirmed.saturating_sub(report.chain.read);
     if behind > 50 {

@@ -23,19 +23,19 @@ pub(crate) use worker::loses_money;
 use crate::{
     chain::{ConnectError, GasLimits, Head, Look, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
     complaints::Complaints,
+    crash,
     dispute::{self, Retrace},
     fetch::FetchSettings,
     keylock::KeyLock,
+    keys::SigningKey,
     ops::{
         self, Report,
-        metrics::{RPC_ERRORS, STORE_ERRORS, TASK_ROUND_TIMESTAMP},
+        metrics::{RPC_ERRORS, SIGNING_ERRORS, STORE_ERRORS, TASK_ROUND_TIMESTAMP},
     },
+    own_time::OwnTime,
     store::{Store, StoreError, StoreLocation, WorkerCard},
 };
-use alloy::{
-    primitives::{Address, U256},
-    signers::local::PrivateKeySigner,
-};
+use alloy::primitives::{Address, U256};
 use candor_sdk::{
     bindings::{
         IDisputeGame,
@@ -95,9 +95,9 @@ pub struct Served {
 #[derive(Debug, Clone)]
 pub struct OperatorSettings {
     /// Key of the operator's account: holds the stake, pays the gas.
-    pub account: PrivateKeySigner,
+    pub account: SigningKey,
     /// Key that signs results; may be the same.
-    pub signer: PrivateKeySigner,
+    pub signer: SigningKey,
     /// Models served.
     pub models: HashMap<ModelId, Served>,
     /// Where credit goes, and from how many wei on; none: it stays in the oracle.
@@ -108,7 +108,7 @@ pub struct OperatorSettings {
 #[derive(Debug, Clone)]
 pub struct WatcherSettings {
     /// Key of the account that puts up bonds and pays the gas; where there is an operator, its account's.
-    pub account: PrivateKeySigner,
+    pub account: SigningKey,
     /// Models whose results are run again.
     pub models: HashMap<ModelId, Served>,
     /// Wei of bonds that may be at stake or lost at once.
@@ -190,7 +190,8 @@ impl RelayerError {
     /// that lags behind the deployment says "no contract", one that is cut off says anything.
     pub(crate) fn is_fatal(&self) -> bool {
         match self {
-            Self::NotReady(_) | Self::Panicked(_) | Self::Send(SendError::Signer(_)) => true,
+            Self::NotReady(_) | Self::Panicked(_) => true,
+            Self::Send(SendError::Signer(error)) => !error.is_retryable(),
             Self::Store(error) | Self::Watch(WatchError::Store(error)) | Self::Send(SendError::Store(error)) => {
                 !error.is_retryable()
             }
@@ -248,6 +249,8 @@ impl Handle {
         // Others go on at once with what was claimed here. If the database can't be told, they do when the lease has run out.
         if let Err(error) = self.store.leave().await {
             warn!(%error, "what was claimed here could not be handed over; the lease runs out by itself");
+        } else {
+            crash::point("left");
         }
         result
     }
@@ -276,8 +279,12 @@ pub(crate) struct Shared {
     pub(crate) work_done: membership::Work,
     /// The shortest that a batch of each model has taken.
     fastest: Mutex<HashMap<ModelId, Duration>>,
+    /// What the relayer itself takes for a request.
+    pub(crate) own_time: Arc<OwnTime>,
     /// Whether to answer also what brings less than its gas costs.
     at_a_loss: bool,
+    /// When a key last gave no signature, and why.
+    unsigned: Mutex<Option<(Instant, String)>>,
     /// When each task last began a round, and when the chain was last read.
     rounds: Mutex<HashMap<&'static str, Instant>>,
     pub(crate) reporter: Reporter,
@@ -308,6 +315,12 @@ impl Shared {
         judged.map(|(task, at)| (*task, at.elapsed())).filter(|(_, silent)| *silent > SILENT).collect()
     }
 
+    /// Why a key gave no signature within the last minute.
+    pub(crate) fn key_trouble(&self) -> Option<String> {
+        let unsigned = self.unsigned.lock().unwrap_or_else(PoisonError::into_inner);
+        unsigned.as_ref().filter(|(at, _)| at.elapsed() < Duration::from_secs(60)).map(|(_, why)| why.clone())
+    }
+
     /// How long ago the chain was read successfully; none: not yet.
     pub(crate) fn since_chain_was_read(&self) -> Option<Duration> {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner).get(CHAIN_READ).map(Instant::elapsed)
@@ -320,6 +333,11 @@ impl Shared {
             | RelayerError::Watch(WatchError::Store(_))
             | RelayerError::Send(SendError::Store(_)) => {
                 metrics::counter!(STORE_ERRORS, "task" => task).increment(1);
+            }
+            RelayerError::Send(SendError::Signer(error)) => {
+                metrics::counter!(SIGNING_ERRORS, "task" => task).increment(1);
+                let now = (Instant::now(), error.to_string());
+                *self.unsigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             }
             error if error.is_of_the_endpoint() => metrics::counter!(RPC_ERRORS, "task" => task).increment(1),
             _ => {}
@@ -361,9 +379,11 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         }
         None => {}
     }
+    crash::point("opened");
     let operator = settings.operator.as_ref().map_or(Address::ZERO, |operator| operator.account.address());
     let (head_sender, head) = watch::channel(newest);
     let (leads_sender, leads) = watch::channel(false);
+    let own_time = Arc::new(OwnTime::new(reporter.clone()));
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
@@ -374,7 +394,9 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         leads,
         work_done: membership::Work::default(),
         fastest: Mutex::default(),
+        own_time: own_time.clone(),
         at_a_loss: settings.gas.at_a_loss,
+        unsigned: Mutex::default(),
         rounds: Mutex::default(),
         reporter,
         poll_interval: settings.watch.poll_interval,
@@ -392,7 +414,11 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
             key.path().display()
         )));
     }
-    leads_sender.send_replace(membership::stand(&shared, &mut candidate).await?);
+    let elected = membership::stand(&shared, &mut candidate).await?;
+    if elected {
+        crash::point("led");
+    }
+    leads_sender.send_replace(elected);
     let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
     let mut tasks = JoinSet::new();
     let mut http = None;
@@ -404,11 +430,12 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     }
     tasks.spawn(supervise("membership", shared.clone(), membership::run(shared.clone(), candidate, leads_sender)));
     let confirmations = settings.watch.confirmations;
-    let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window);
+    let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window, own_time.clone());
     tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
     let account = account(&settings).cloned();
-    let sender = account
-        .map(|account| Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval)));
+    let sender = account.map(|account| {
+        Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval, own_time))
+    });
     if let Some(sender) = &sender
         && let Some(seat) = seat(&shared, &settings, &terms, sender.clone()).await?
     {
@@ -429,7 +456,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
 }
 
 /// The account that sends transactions, if any are sent.
-fn account(settings: &Settings) -> Option<&PrivateKeySigner> {
+fn account(settings: &Settings) -> Option<&SigningKey> {
     let watcher = settings.watcher.as_ref().map(|watcher| &watcher.account);
     settings.operator.as_ref().map(|operator| &operator.account).or(watcher)
 }
@@ -481,7 +508,7 @@ async fn seat(
 /// What this process stands for among those that share the store.
 fn candidate(settings: &Settings) -> membership::Candidate {
     let Some(operator) = &settings.operator else {
-        let key = |account: &PrivateKeySigner| KeyLock::new(&settings.locks, settings.chain_id, account.address());
+        let key = |account: &SigningKey| KeyLock::new(&settings.locks, settings.chain_id, account.address());
         return membership::Candidate {
             card: WorkerCard { device: "none: only watching".into(), ..WorkerCard::default() },
             key: account(settings).map(key),
@@ -632,25 +659,32 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::{KeyKind, SignError};
 
     #[test]
     fn only_the_relayers_own_troubles_end_it() {
         let empty = || ClientError::NotCandor(Address::ZERO);
+        let failed = |kind| SignError::Failed { kind, address: Address::ZERO, reason: "throttled".into() };
         let reverted = || ClientError::Reverted(candor_sdk::client::Revert::Other(Default::default()));
         for error in [
             RelayerError::Client(empty()),
             RelayerError::Watch(WatchError::Client(empty())),
             RelayerError::Send(SendError::Client(reverted())),
             RelayerError::Send(SendError::NonceTaken(3)),
+            RelayerError::Send(SendError::Cancelled(3)),
+            RelayerError::Send(SendError::Signer(failed(KeyKind::AwsKms))),
         ] {
             assert!(!error.is_fatal(), "{error}");
         }
         let full = || StoreError::Database(sqlx::Error::PoolClosed);
+        let another = SignError::WrongKey { kind: KeyKind::AwsKms, address: Address::ZERO };
         for error in [
             RelayerError::Store(full()),
             RelayerError::Watch(WatchError::Store(full())),
             RelayerError::Send(SendError::Store(full())),
             RelayerError::Panicked("worker"),
+            RelayerError::Send(SendError::Signer(failed(KeyKind::Local))),
+            RelayerError::Send(SendError::Signer(another)),
         ] {
             assert!(error.is_fatal(), "{error}");
         }

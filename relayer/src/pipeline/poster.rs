@@ -114,7 +114,9 @@ impl Poster {
         self.sender.recover(&self.shared.rpc).await?;
         if self.shared.store.location().is_shared() {
             let now = self.shared.head.borrow().timestamp;
-            self.shared.store.drop_expired(now).await?;
+            if self.shared.store.drop_expired(now).await? > 0 {
+                crash::point("expired");
+            }
         }
         self.held.retain(|_, held| held.until.elapsed() < 2 * LONGEST_WAIT);
         self.reconcile().await?;
@@ -134,6 +136,7 @@ impl Poster {
             // Another status will arrive as an event.
             if status == expected {
                 store.released(key).await?;
+                crash::point("released");
             }
         }
         Ok(())
@@ -187,7 +190,8 @@ impl Poster {
 
     /// How many more results the free stake backs.
     async fn backed(&mut self) -> Result<usize, RelayerError> {
-        let (stake, unbonding, locked) = self.shared.rpc.client().stake(self.sender.address()).await?;
+        let stake = self.shared.rpc.client().stake(self.sender.address());
+        let (stake, unbonding, locked) = self.shared.own_time.wait(stake).await?;
         let free = stake.saturating_sub(unbonding).saturating_sub(locked);
         let results = free.checked_div(self.stake_per_result).unwrap_or(U256::MAX).saturating_to::<usize>();
         if results == 0 && !self.no_stake {
@@ -233,6 +237,8 @@ impl Poster {
                     self.mined(purpose, rows.len(), sent);
                     sent_any = true;
                 }
+                // Its requests are free again as soon as the watcher has read that block.
+                Err(SendError::Cancelled(_)) => sent_any = true,
                 Err(error) if error.is_of_the_size() && rows.len() > 1 => {
                     let second = rows.split_off(rows.len() / 2);
                     waiting.extend([second, rows]);
@@ -299,6 +305,7 @@ impl Poster {
                 self.no_payout_until = Some(Instant::now() + PAYOUT_WAIT);
                 return Ok(false);
             }
+            Err(SendError::Cancelled(_)) => return Ok(true),
             sent => sent?,
         };
         self.mined(Purpose::Payout, 0, sent);

@@ -222,6 +222,12 @@ impl Store {
         Ok((unsigned(row.try_get(0)?)?, address(row.try_get(1)?)?))
     }
 
+    /// The operator whose relayer worked with this database last; none: nobody has, or not for an operator.
+    pub async fn operator(&self) -> Result<Option<Address>, StoreError> {
+        let row = sqlx::query("SELECT operator FROM deployment").fetch_one(&self.pool).await?;
+        row.try_get::<Option<Vec<u8>>, _>(0)?.map(address).transpose()
+    }
+
     /// First block whose events have not been stored.
     pub async fn next_block(&self) -> Result<u64, StoreError> {
         let row = sqlx::query("SELECT next_block FROM deployment").fetch_one(&self.pool).await?;

@@ -28,7 +28,7 @@ use alloy::{
     network::TransactionBuilder,
     primitives::{Address, B256, Bytes, LogData, U256},
     providers::Provider,
-    rpc::types::{Filter, Log, TransactionReceipt, TransactionRequest},
+    rpc::types::{BlockId, Filter, Log, TransactionReceipt, TransactionRequest},
 };
 use alloy_sol_types::{SolCall, SolEvent, SolEventInterface};
 use std::ops::RangeInclusive;
@@ -181,6 +181,12 @@ impl<P: Provider> Client<P> {
         self.provider.estimate_gas(call.into_transaction().with_from(from)).await.map_err(ClientError::from_rpc)
     }
 
+    /// Runs a call as `from` on the newest block, whatever waits to get into the next one: what it returns, or why it would fail.
+    pub async fn rehearse(&self, from: Address, call: Call) -> Result<Bytes, ClientError> {
+        let call = self.provider.call(call.into_transaction().with_from(from)).block(BlockId::latest());
+        call.await.map_err(ClientError::from_rpc)
+    }
+
     /// Sends a call with the provider's wallet and waits until it is mined and succeeded.
     pub async fn send(&self, call: Call) -> Result<TransactionReceipt, ClientError> {
         self.submit(call.into_transaction()).await
@@ -189,8 +195,13 @@ impl<P: Provider> Client<P> {
     /// The same for a call whose gas depends on the block it gets into, as a request's does: how many offers the draw looks at (P5) follows from the seed.
     /// Simulated as `from`, the wallet's account, and sent with half as much gas again.
     pub async fn send_from(&self, from: Address, call: Call) -> Result<TransactionReceipt, ClientError> {
+        self.submit(self.prepare_from(from, call).await?).await
+    }
+
+    /// What [`Self::send_from`] sends, for whoever sends several before the first is mined.
+    pub async fn prepare_from(&self, from: Address, call: Call) -> Result<TransactionRequest, ClientError> {
         let gas = self.simulate(from, call.clone()).await?;
-        self.submit(call.into_transaction().with_gas_limit(gas + gas / 2)).await
+        Ok(call.into_transaction().with_gas_limit(gas + gas / 2))
     }
 
     async fn submit(&self, transaction: TransactionRequest) -> Result<TransactionReceipt, ClientError> {

@@ -41,7 +41,7 @@ impl Lie {
 }
 
 /// `tensor` with one element changed, whatever `flip` is.
-fn bend(tensor: &Tensor, element: usize, flip: u32) -> Tensor {
+pub(crate) fn bend(tensor: &Tensor, element: usize, flip: u32) -> Tensor {
     let data = match tensor.data().clone() {
         TensorData::F32(mut x) => {
             let bent = f32::from_bits(x[element].to_bits() ^ flip);
