@@ -27,6 +27,12 @@ pub const PLACES: [&str; 20] = [
     "payout-recorded",
 ];
 
+/// The places that an input comes by that is at a URI.
+pub const INPUT_PLACES: [&str; 2] = [
+    "input-fetched", // it is here, and nowhere stored
+    "input-stored",  // the request has it
+];
+
 /// The places off it.
 pub const DETOURS: [&str; 10] = [
     "dropped",       // a request is given up
@@ -59,7 +65,8 @@ pub const DISPUTE_PLACES: [&str; 4] = [
 pub(crate) fn point(place: &str) {
     #[cfg(debug_assertions)]
     {
-        let known = [&PLACES[..], &DETOURS, &SHARED_PLACES, &DISPUTE_PLACES].iter().any(|list| list.contains(&place));
+        let lists = [&PLACES[..], &INPUT_PLACES, &DETOURS, &SHARED_PLACES, &DISPUTE_PLACES];
+        let known = lists.iter().any(|list| list.contains(&place));
         assert!(known, "{place} is not in the list that the tests go through");
         if std::env::var("CANDOR_CRASH_AT").is_ok_and(|wanted| wanted == place) {
             eprintln!("crash point {place}: killing this process");

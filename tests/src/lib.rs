@@ -6,6 +6,7 @@
 pub mod court;
 pub mod faults;
 pub mod hand;
+pub mod inputs;
 #[cfg(feature = "aws")]
 pub mod kms;
 pub mod liars;
@@ -26,6 +27,7 @@ mod models;
 pub use court::{Court, Running};
 pub use faults::{Fault, FaultyEndpoint};
 pub use hand::Hand;
+pub use inputs::InputServer;
 pub use process::RelayerProcess;
 pub use proxy::Proxy;
 pub use scene::Scene;

@@ -14,6 +14,7 @@ use candor_relayer::{
     anvil::{Anvil, AnvilOptions},
     chain::{GasLimits, WatchSettings},
     config::ModelSource,
+    fetch::FetchSettings,
     models::CatalogModel,
     pipeline::{Handle, OperatorSettings, Progress, Served, Settings},
     postgres::Postgres,
@@ -21,10 +22,11 @@ use candor_relayer::{
 };
 use candor_sdk::{
     bindings::{Answer, CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus, Terms},
-    client::Client,
+    client::{Announced, Client},
     commitment::signature_bytes,
     deploy::{Artifact, DeploySettings, Deployment, Disputes, deploy, deploy_verifier},
     ids::{ModelId, RequestId},
+    request::Request,
 };
 use reqwest::Url;
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
@@ -288,6 +290,8 @@ impl World {
             lease: Duration::from_secs(3),
             locks: folder.to_owned(),
             http: None,
+            // The servers of the tests are on this machine.
+            inputs: FetchSettings { private_addresses: true, ..FetchSettings::default() },
             watcher: None,
             operator: operator.map(|operator| OperatorSettings {
                 account: operator.key.clone().into(),
@@ -330,6 +334,14 @@ impl World {
             Ask { model: self.models[model].id(), input: input.to_vec(), delivery: Delivery::Final, callback_gas: 0 };
         let (args, value) = self.args(&ask);
         request_id(&self.client.send_from(self.owner, self.client.request(args, value)).await?)
+    }
+
+    /// A request by an account without code about an input that is at a URI. `hash` and `size` are what it says of that.
+    pub async fn ask_by_uri(&self, model: &str, hash: B256, size: u32, uri: &str) -> Result<RequestId> {
+        let ask = Ask { model: self.models[model].id(), input: Vec::new(), delivery: Delivery::Final, callback_gas: 0 };
+        let (args, value) = self.args(&ask);
+        let call = self.client.request_by_uri(args, hash, size, uri.to_owned(), value);
+        request_id(&self.client.send_from(self.owner, call).await?)
     }
 
     /// A request by a new consumer that behaves so when it is called.
@@ -421,12 +433,17 @@ impl World {
 
     /// How many events of a kind there are for a request, from the first block on.
     pub async fn count<E: SolEvent>(&self, id: RequestId) -> Result<usize> {
+        Ok(self.logs::<E>(id).await?.len())
+    }
+
+    /// The events of a kind for a request, from the first block on.
+    pub async fn logs<E: SolEvent>(&self, id: RequestId) -> Result<Vec<alloy::rpc::types::Log>> {
         let filter = alloy::rpc::types::Filter::new()
             .address(self.client.oracle)
             .event_signature(E::SIGNATURE_HASH)
             .topic1(B256::from(U256::from(id.0)))
             .from_block(0);
-        Ok(self.client.provider().get_logs(&filter).await?.len())
+        Ok(self.client.provider().get_logs(&filter).await?)
     }
 
     /// Transactions of an account that are in a block and reverted.
@@ -480,8 +497,8 @@ pub fn request_id(receipt: &TransactionReceipt) -> Result<RequestId> {
     receipt
         .logs()
         .iter()
-        .find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok())
-        .map(|event| RequestId(event.id))
+        .find_map(|log| Announced::read(log.data()))
+        .and_then(|announced| Some(Request::unpack(&announced.request).ok()?.id))
         .context("no request in the transaction")
 }
 

@@ -72,7 +72,8 @@ impl Court {
         std::fs::create_dir_all(&folder)?;
         let mut settings = self.world.settings(&folder, None);
         let models = self.world.settings(&folder, Some(&self.liar)).operator.context("no operator")?.models;
-        settings.watcher = Some(WatcherSettings { account: self.watcher.clone().into(), models, cap: ether(1) });
+        settings.watcher =
+            Some(WatcherSettings { account: self.watcher.clone().into(), models, cap: ether(1), demand_inputs: false });
         Ok(settings)
     }
 

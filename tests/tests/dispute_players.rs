@@ -652,7 +652,12 @@ async fn games_through_endpoints_that_misbehave() -> Result<()> {
                 });
             } else {
                 let models = serving(&model, model.engine.clone());
-                settings.watcher = Some(WatcherSettings { account: account.clone().into(), models, cap: bonds(1) });
+                settings.watcher = Some(WatcherSettings {
+                    account: account.clone().into(),
+                    models,
+                    cap: bonds(1),
+                    demand_inputs: false,
+                });
             }
             relayers.push(Running::start(&name, settings).await?);
             endpoints.push((name, endpoint));

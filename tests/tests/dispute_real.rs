@@ -198,7 +198,7 @@ async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let models = world.settings(folder.path(), Some(&operator)).operator.context("no operator")?.models;
     let mut settings = world.settings(folder.path(), None);
-    settings.watcher = Some(WatcherSettings { account: watcher.into(), models, cap: ether(1) });
+    settings.watcher = Some(WatcherSettings { account: watcher.into(), models, cap: ether(1), demand_inputs: false });
     let (reporter, mut progress) = broadcast::channel(4096);
     let watching = candor_relayer::pipeline::spawn(settings, reporter, CancellationToken::new()).await?;
 

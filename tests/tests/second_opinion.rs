@@ -190,7 +190,12 @@ impl Court {
             models.get_mut(&id).context("not served")?.model = infer;
             if name == "watcher" {
                 let models = settings.operator.take().context("no operator")?.models;
-                settings.watcher = Some(WatcherSettings { account: account.clone().into(), models, cap: ether(1) });
+                settings.watcher = Some(WatcherSettings {
+                    account: account.clone().into(),
+                    models,
+                    cap: ether(1),
+                    demand_inputs: false,
+                });
             }
             let (reporter, reports) = broadcast::channel(4096);
             relayers.push(candor_relayer::pipeline::spawn(settings, reporter, CancellationToken::new()).await?);

@@ -150,7 +150,7 @@ impl Watcher {
                 challenge_window: self.challenge_window,
             })
             .await?;
-        if logs.iter().any(|log| matches!(log.event, Event::Requested(_))) {
+        if logs.iter().any(|log| matches!(log.event, Event::Requested(_) | Event::RequestedByUri(_))) {
             crash::point("seen");
         }
         self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
@@ -220,6 +220,7 @@ fn missing(stored: Option<u64>, logs: &[OracleLog], count: Option<u64>) -> Optio
         .iter()
         .filter_map(|log| match &log.event {
             Event::Requested(event) => Some(event.id),
+            Event::RequestedByUri(event) => Some(event.id),
             _ => None,
         })
         .collect();

@@ -95,7 +95,8 @@ pub(super) async fn settings(context: &Context, config: &Config) -> anyhow::Resu
                 let served = Served { name: model.name().to_owned(), min_fee: 0, model: model.runner() };
                 models.insert(model.id(), served);
             }
-            Some(WatcherSettings { account, models, cap: U256::from(watcher.cap.0) })
+            let (cap, demand_inputs) = (U256::from(watcher.cap.0), watcher.demand_inputs);
+            Some(WatcherSettings { account, models, cap, demand_inputs })
         }
     };
     let (chain, gas) = (&config.chain, &config.gas);
@@ -121,6 +122,7 @@ pub(super) async fn settings(context: &Context, config: &Config) -> anyhow::Resu
         lease: config.store.lease,
         locks: KeyLock::folder(),
         http: config.http.listen,
+        inputs: config.inputs.settings(),
         operator,
         watcher,
     })

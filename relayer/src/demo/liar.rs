@@ -69,6 +69,7 @@ pub(super) async fn play<W: Write>(world: &World, narrator: &mut Narrator<W>, fo
         account: world.watcher.clone().into(),
         models: HashMap::from([(credit.id(), served)]),
         cap: U256::from(CAP),
+        demand_inputs: false,
     };
     let settings = world.relayer_settings(&folder.join("watcher"), U256::MAX);
     let watching = start(Settings { operator: None, watcher: Some(watcher), ..settings }).await?;

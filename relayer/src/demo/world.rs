@@ -180,6 +180,7 @@ impl World {
             lease: crate::store::LEASE,
             locks: folder.to_owned(),
             http: None,
+            inputs: crate::fetch::FetchSettings::default(),
             watcher: None,
             operator: Some(OperatorSettings {
                 account: self.operator.clone().into(),

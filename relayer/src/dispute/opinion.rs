@@ -27,15 +27,17 @@ pub enum Verdict {
     Right,
     /// It is wrong, and two paths say so.
     Wrong,
+    /// Its input is at a URI and can't be had, and why: nobody who lacks it can judge.
+    Withheld(String),
     /// Our own two paths disagree, or fail: no money is put on it.
     Unsure(String),
 }
 
-/// What a result was asked.
+/// What a result was asked; none if its input is not here.
 pub fn question(posted: &Posted) -> Option<InferRequest> {
     let request = posted.readable()?;
     Some(InferRequest {
-        input: posted.input.to_vec(),
+        input: posted.input()?.to_vec(),
         params: Params {
             max_tokens: request.params.maxTokens,
             temperature: request.params.temperature,
@@ -47,7 +49,7 @@ pub fn question(posted: &Posted) -> Option<InferRequest> {
 
 /// Runs the model again, and where it says something else, looks for a second opinion before that is believed: see [`confirm`].
 pub fn examine(player: &Player, posted: &Posted) -> Verdict {
-    let Some(request) = question(posted) else { return Verdict::Unsure("the request does not decode".into()) };
+    let Some(request) = question(posted) else { return Verdict::Withheld("its input is not here".into()) };
     let claimed = posted.fulfillment.outputHash;
     let trace = match EngineTrace::of(player.clone(), request.clone()) {
         Ok(trace) => trace,

@@ -44,6 +44,8 @@ pub struct Watching {
     pub models: HashSet<ModelId>,
     /// Wei of bonds that may be at stake or lost at once.
     pub cap: U256,
+    /// Whether to challenge what can't be judged for want of its input.
+    pub demand_inputs: bool,
 }
 
 /// What happens in disputes, as it happens.
@@ -125,6 +127,7 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         held: HashMap::new(),
         own: HashMap::new(),
         verdicts: HashMap::new(),
+        withheld: HashMap::new(),
         told: HashSet::new(),
         deadlines: HashMap::new(),
         poor: false,
@@ -150,6 +153,8 @@ pub(super) struct Table {
     /// Runs, by result and whether they are for the defence.
     pub(super) own: HashMap<(B256, bool), Own>,
     pub(super) verdicts: HashMap<B256, Verdict>,
+    /// Results that can't be judged for want of their inputs, and why.
+    pub(super) withheld: HashMap<B256, String>,
     /// Ends that were told.
     pub(super) told: HashSet<u64>,
     /// The last second of each turn of this account's disputes, as the game said.
@@ -189,6 +194,7 @@ impl Rounds for Table {
         }
         self.tell_ends(first);
         self.listen();
+        self.find_inputs(head).await?;
         self.held.retain(|_, until| *until > Instant::now());
         self.ready.retain(|(_, errand), _| is_current(&self.book, *errand));
         self.plan(head).await?;
@@ -398,7 +404,8 @@ impl Table {
             let call = IDisputeGame::rejectCall {
                 request: case.request,
                 fulfillment: case.fulfillment.clone(),
-                input: posted.input.clone(),
+                // Without it if it is at a URI and its operator has not shown it (P47).
+                input: posted.input().cloned().unwrap_or_default(),
             };
             self.simple(Errand::Reject(case.opened.result), &case, u64::MAX, call);
         }
@@ -411,6 +418,11 @@ impl Table {
             self.held.insert(errand, Instant::now() + HOLD);
             return;
         };
+        if posted.input().is_none() {
+            warn!(dispute = case.id(), "a move needs the input, which is at a URI and not here");
+            self.held.insert(errand, Instant::now() + HOLD);
+            return;
+        }
         let Some(player) = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned() else {
             error!(
                 dispute = case.id(),

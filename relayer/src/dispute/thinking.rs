@@ -12,6 +12,9 @@ use alloy::primitives::{B256, Bytes};
 use candor_sdk::dispute::{Case, Move, Opinion, PlayError, challenge, defend, evidence};
 use std::sync::Arc;
 
+/// Why there is no question.
+const NO_INPUT: &str = "the request does not decode, or its input is not here";
+
 /// What thinking brought.
 pub(super) enum Thought {
     Ready(Ready),
@@ -71,12 +74,12 @@ pub(super) fn next(
     let own = match known {
         Some(own) => own,
         None if operator => {
-            let request = opinion::question(posted).ok_or("the request does not decode")?;
+            let request = opinion::question(posted).ok_or(NO_INPUT)?;
             Own::Defence(Arc::new(EngineTrace::of(player.clone(), request)?))
         }
         None => {
             let claimed = case.claim.as_ref().ok_or("there is no claim to look at")?;
-            let opinion = opinion::of_claim(player, posted, claimed)?.ok_or("the request does not decode")?;
+            let opinion = opinion::of_claim(player, posted, claimed)?.ok_or(NO_INPUT)?;
             if let Opinion::Run { trace, .. } = &opinion {
                 agreed(recheck::run(trace, recheck::WORK)?)?;
             }
@@ -86,11 +89,14 @@ pub(super) fn next(
     let model = player.model();
     let (trees, descriptor) = player.commitment();
     let planned = match &own {
-        Own::Defence(trace) => defend(case, model, trace)?.map(|planned| (planned, None)),
+        Own::Defence(trace) => {
+            let input = posted.input().ok_or(NO_INPUT)?;
+            defend(case, model, input, trace)?.map(|planned| (planned, None))
+        }
         Own::Opinion(opinion) => match challenge(case, model, opinion)? {
             Some(planned) => {
                 look_twice(case, &planned, opinion)?;
-                let request = opinion::question(posted).ok_or("the request does not decode")?;
+                let request = opinion::question(posted).ok_or(NO_INPUT)?;
                 let proof = evidence(case, model, trees, &request, &posted.output, opinion, &planned)?;
                 Some((planned, proof))
             }

@@ -46,6 +46,14 @@ catalogue! {
     REQUESTS: Gauge = "candor_requests";
     /// Age of the oldest request that is not answered yet.
     OLDEST_WAITING: Gauge = "candor_oldest_waiting_seconds";
+    /// Requests that wait for an input that is at a URI.
+    INPUTS_AWAITED: Gauge = "candor_inputs_awaited";
+    /// Tries to fetch an input, by outcome.
+    INPUT_FETCHES: Counter = "candor_input_fetches_total";
+    /// Time that a try to fetch an input took.
+    INPUT_FETCH_DURATION: Histogram = "candor_input_fetch_duration_seconds";
+    /// Results of others that can't be judged because their inputs are not to be had.
+    RESULTS_UNJUDGED: Gauge = "candor_results_unjudged";
     /// Requests that this process ran a model for, by model.
     INFERENCES: Counter = "candor_inferences_total";
     /// Requests that a model could not answer, or that this process gave up, by model.

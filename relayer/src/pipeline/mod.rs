@@ -3,18 +3,21 @@
 //! Its tasks share the store and nothing else:
 //!
 //! - the *watcher* brings events in and says what the chain did;
+//! - *inputs* fetches what requests name by URI;
 //! - the *worker* infers and signs what is answerable;
 //! - the *poster* owns the account: posts signed results, settles final ones, takes the earnings out;
 //! - *membership* gives signs of life. Where several processes share the store all of them work, and one, the submitter, watches and posts.
 //!
 //! [`spawn`] is how the binary, the demo and the tests all enter.
 
+mod inputs;
 mod membership;
 mod poster;
 mod progress;
 mod rounds;
 mod worker;
 
+pub(crate) use inputs::{Inputs, Look as InputLook};
 pub use progress::{Progress, Reporter};
 pub(crate) use rounds::{Rounds, rounds};
 pub(crate) use worker::loses_money;
@@ -24,6 +27,7 @@ use crate::{
     complaints::Complaints,
     crash,
     dispute::{self, Retrace},
+    fetch::FetchSettings,
     keylock::KeyLock,
     keys::SigningKey,
     ops::{
@@ -111,6 +115,9 @@ pub struct WatcherSettings {
     pub models: HashMap<ModelId, Served>,
     /// Wei of bonds that may be at stake or lost at once.
     pub cap: U256,
+    /// Whether to challenge also what can't be judged because its input is not to be had, so that the operator must show it. Costs the bond if the
+    /// result is right.
+    pub demand_inputs: bool,
 }
 
 /// Everything a relayer is started with.
@@ -136,6 +143,8 @@ pub struct Settings {
     pub locks: PathBuf,
     /// Where to tell metrics, health and status over HTTP; none: nowhere.
     pub http: Option<SocketAddr>,
+    /// How inputs are fetched that are at a URI.
+    pub inputs: FetchSettings,
     /// Who answers; none: this relayer only watches.
     pub operator: Option<OperatorSettings>,
     /// Whose results are run again and challenged if they are wrong; none: nobody's.
@@ -260,6 +269,7 @@ impl Handle {
 pub(crate) struct Shared {
     pub(crate) rpc: Rpc,
     pub(crate) store: Store,
+    pub(crate) inputs: Inputs,
     /// The newest block, as the watcher saw it. Its unix second is the clock that everything here goes by.
     pub(crate) head: watch::Receiver<Head>,
     /// Something new for the worker.
@@ -303,7 +313,7 @@ impl Shared {
     /// Tasks that should have begun a round long ago.
     pub(crate) fn silent_tasks(&self) -> Vec<(&'static str, Duration)> {
         let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let judged = rounds.iter().filter(|(task, _)| ["watcher", "membership", "observer"].contains(*task));
+        let judged = rounds.iter().filter(|(task, _)| ["watcher", "membership", "observer", "inputs"].contains(*task));
         judged.map(|(task, at)| (*task, at.elapsed())).filter(|(_, silent)| *silent > SILENT).collect()
     }
 
@@ -379,6 +389,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
+        inputs: Inputs::new(store.clone(), settings.inputs.clone())?,
         head,
         work: Notify::new(),
         signed: Notify::new(),
@@ -434,6 +445,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     }
     let operator = settings.operator.map(Arc::new);
     let often = http.is_some();
+    tasks.spawn(supervise("inputs", shared.clone(), inputs::run(shared.clone(), operator.clone())));
     let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend, often);
     let observer = ops::observe(shared.clone(), operator.clone(), observed, report_sender);
     tasks.spawn(supervise("observer", shared.clone(), observer));
@@ -499,7 +511,7 @@ async fn seat(
     }
     let watching = settings.watcher.as_ref().map(|watcher| {
         let models = watcher.models.keys().filter(|id| models.contains_key(id)).copied().collect();
-        dispute::Watching { models, cap: watcher.cap }
+        dispute::Watching { models, cap: watcher.cap, demand_inputs: watcher.demand_inputs }
     });
     Ok(Some(dispute::Seat {
         game,
@@ -631,8 +643,10 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
                 }
                 for log in &look.logs {
                     progress::report(&shared.reporter, log);
-                    if matches!(log.event, Event::Requested(_)) {
-                        shared.work.notify_one();
+                    match log.event {
+                        Event::Requested(_) => shared.work.notify_one(),
+                        Event::RequestedByUri(_) => shared.inputs.wake(),
+                        _ => {}
                     }
                 }
                 let moved = *head.borrow() != look.head;

@@ -111,7 +111,7 @@ pub(crate) fn loses_money(request: &Request, head: Head) -> bool {
 }
 
 /// Why a request is not worth starting, now or later.
-fn refuse(shared: &Shared, row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<String> {
+pub(super) fn refuse(shared: &Shared, row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<String> {
     let request = &row.request;
     let Some(served) = operator.models.get(&request.model) else {
         return Some(format!("model {} is not served here", request.model.short()));

@@ -9,6 +9,7 @@
 //! transaction with a look at the lease, so one that was held up and has lost it can't write any more.
 
 mod database;
+mod inputs;
 mod leases;
 mod requests;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub(crate) mod tests_support;
 mod transactions;
 
 pub use database::StoreLocation;
+pub use inputs::ByUri;
 pub use leases::{WorkerCard, WorkerRow};
 pub use requests::{BlockRange, Counts, RequestRow, Step};
 pub use transactions::{Purpose, SentTransaction, TransactionState};
