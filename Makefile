@@ -34,7 +34,7 @@ bench: ## this machine's speed beside candle's own kernels
 same-bits: ## a debug and a release build give the same model ids, answers and trace roots on every instruction set
 	tools/same-bits
 
-aarch64: ## the arithmetic and the engine on another architecture: cross-compiled, run under QEMU, held to the same golden vectors
+aarch64: ## the reference and the kernels on another architecture: cross-compiled, run under QEMU, held to the same golden vectors
 	tools/aarch64
 
 gpu: ## compiles the GPU kernels and all that is for GPUs, and looks through it, without a GPU; NVIDIA's compiler comes from PyPI

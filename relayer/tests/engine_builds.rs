@@ -2,7 +2,7 @@
 //! interpreter gives them, and whatever build runs these tests, with whatever instructions and threads, has to give the same.
 //!
 //! `CANDOR_BLESS=1 cargo test -p candor-relayer --test engine_builds` writes the file. `make same-bits` compares a debug with a
-//! release build on models of any size; `make aarch64` runs these tests on another architecture.
+//! release build on models of any size.
 
 mod engine_common;
 #[path = "../../sdk/tests/common/golden.rs"]
@@ -88,7 +88,9 @@ fn golden_answers_on_every_path_and_any_number_of_threads() {
                 let what = format!("{name} on {}, {threads} threads", isa.name());
                 pool(threads).install(|| {
                     let answers = loaded.infer(&requests);
-                    for ((request, answer), run) in requests.iter().zip(answers).zip(written["runs"].as_array().into_iter().flatten()) {
+                    for ((request, answer), run) in
+                        requests.iter().zip(answers).zip(written["runs"].as_array().into_iter().flatten())
+                    {
                         assert_eq!(run["output"], hex(&answer.expect(&what)), "{what}");
                         let trace = loaded.trace(request, |_, _| ()).expect(&what);
                         assert_eq!(run["traceRoot"], trace.root().to_string(), "{what}");

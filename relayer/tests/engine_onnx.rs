@@ -199,7 +199,8 @@ fn images_that_grow() {
 
     let strides = || vec![ints("strides", &[2, 2]), ints("kernel_shape", &[2, 2])];
     sound_as(graph(13).node("ConvTranspose", &["x", "t"], "y", strides()), "transposed");
-    let grown = graph(13).node("ConvTranspose", &["x", "t", "b"], "t0", strides()).node("Sigmoid", &["t0"], "y", vec![]);
+    let grown =
+        graph(13).node("ConvTranspose", &["x", "t", "b"], "t0", strides()).node("Sigmoid", &["t0"], "y", vec![]);
     sound_as(grown, "transposed, with a bias");
     let line = Graph::floats(&[1, 3, 6]).weight("t", &[3, 2, 4]);
     sound_as(line.node("ConvTranspose", &["x", "t"], "y", vec![ints("strides", &[4])]), "in one dimension");

@@ -112,7 +112,10 @@ fn weights_are_in_memory_once() {
             let loaded = LoadedModel::load(model, Device::Cpu).expect(what);
             assert!(held.iter().all(|bytes| bytes.upgrade().is_none()), "{what}: a tensor is there as it came");
             for (before, after) in imported.model.weights.tensors().iter().zip(loaded.model().weights.tensors()) {
-                assert!(before.bytes() == after.bytes() && after.bytes().len() == after.byte_len(), "{what}: {after:?}");
+                assert!(
+                    before.bytes() == after.bytes() && after.bytes().len() == after.byte_len(),
+                    "{what}: {after:?}"
+                );
             }
             assert_eq!(loaded.model().model_id(), imported.model.model_id(), "{what}");
         }
@@ -121,7 +124,7 @@ fn weights_are_in_memory_once() {
 
 /// Requests of all lengths in one batch, one of them impossible, have the answers that each has alone.
 #[test]
-fn requests_of_different_lengths_share_a_pass() {
+fn requests_of_different_lengths_in_one_batch() {
     let (what, files) = models().swap_remove(0);
     for dtype in [None].into_iter().chain(Precision::ALL.map(Some)) {
         let imported = at(&files, dtype);

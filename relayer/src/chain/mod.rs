@@ -7,4 +7,5 @@ mod watcher;
 pub use rpc::{ConnectError, Head, Rpc, RpcClient};
 pub(crate) use sender::TIP;
 pub use sender::{GasLimits, SendError, Sender, Sent};
+pub(crate) use watcher::range;
 pub use watcher::{Look, WatchError, WatchSettings, Watcher};

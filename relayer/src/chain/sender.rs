@@ -231,6 +231,8 @@ impl Sender {
     ) -> Result<Sent, SendError> {
         let _turn = self.own_time.wait(self.turn.lock()).await;
         let client = rpc.client();
+        // Before the simulation, in which nodes find all sorts of words for it.
+        self.check_balance(client, call.value).await?;
         let gas = self.own_time.wait(client.simulate(self.address(), call.clone())).await;
         let gas_limit = with_margin(gas.map_err(SendError::of_simulation)?)?;
         let head = self.own_time.wait(rpc.head()).await?;
@@ -271,13 +273,21 @@ impl Sender {
         Ok((2 * base_fee + tip).min(limit))
     }
 
-    // INVARIANT: money is checked before anything is signed.
-    async fn check_funds(&self, client: &RpcClient, needed: U256) -> Result<(), SendError> {
+    async fn check_balance(&self, client: &RpcClient, needed: U256) -> Result<(), SendError> {
+        if needed.is_zero() {
+            return Ok(());
+        }
         let balance = self.own_time.wait(client.provider().get_balance(self.address()).into_future()).await;
         let balance = balance.map_err(ClientError::from)?;
         if balance < needed {
             return Err(SendError::Poor { account: self.address(), balance, needed });
         }
+        Ok(())
+    }
+
+    // INVARIANT: money is checked before anything is signed.
+    async fn check_funds(&self, client: &RpcClient, needed: U256) -> Result<(), SendError> {
+        self.check_balance(client, needed).await?;
         let spent = self.store.spent_in_a_day().await?;
         if spent.saturating_add(needed) > self.limits.max_daily_spend {
             return Err(SendError::OverBudget { spent, limit: self.limits.max_daily_spend });

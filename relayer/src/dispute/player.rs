@@ -165,6 +165,8 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         verdicts: HashMap::new(),
         told: HashSet::new(),
         poor: false,
+        readings: 0,
+        short: Complaints::default(),
     };
     let mut complaints = Complaints::default();
     let mut wait = shared.poll_interval;
@@ -212,6 +214,10 @@ struct Table {
     told: HashSet<u64>,
     /// Whether the cap stands in the way, and that was said.
     poor: bool,
+    /// How often the book was read again when it was last looked at.
+    readings: u32,
+    /// What was said of money that is short.
+    short: Complaints,
 }
 
 impl Table {
@@ -220,6 +226,11 @@ impl Table {
         // Those of an earlier run, or of a round that failed half-way.
         self.seat.sender.recover(&self.shared.rpc).await?;
         let (head, caught_up) = self.book.look(&self.shared.rpc).await?;
+        if self.readings != self.book.readings() {
+            self.readings = self.book.readings();
+            // The claim may be another now.
+            self.own.retain(|(_, defence), _| *defence);
+        }
         if !caught_up {
             return Ok(true);
         }
@@ -580,6 +591,13 @@ impl Table {
                 Err(SendError::Client(ClientError::Reverted(reason))) => {
                     // The chain has gone on, or somebody else has done it: the next look will show.
                     debug!(what, of, %reason, "the game refuses");
+                    self.held.insert(errand, Instant::now() + HOLD);
+                }
+                // Others may cost less: a move costs gas, a challenge its bond besides.
+                Err(error @ (SendError::Poor { .. } | SendError::OverBudget { .. })) => {
+                    if self.short.is_news(&format!("{what} of {of}")) {
+                        error!(what, of, %error, "no money for a dispute; what costs less goes on");
+                    }
                     self.held.insert(errand, Instant::now() + HOLD);
                 }
                 Err(error @ SendError::TooBig(_)) => {
