@@ -33,9 +33,24 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
+/// Seconds in the two largest units that there are.
+pub(crate) fn span(seconds: u64) -> String {
+    let units = [("d", seconds / 86_400), ("h", seconds / 3600 % 24), ("min", seconds / 60 % 60), ("s", seconds % 60)];
+    let mut parts = units.into_iter().skip_while(|(_, count)| *count == 0).take(2).filter(|(_, count)| *count > 0);
+    let Some((unit, count)) = parts.next() else { return "0 s".to_owned() };
+    let rest = parts.next().map_or_else(String::new, |(unit, count)| format!(" {count} {unit}"));
+    format!("{count} {unit}{rest}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_for_people() {
+        let spans = [0, 59, 60, 601, 3600, 3661, 90_000, 604_800].map(span);
+        assert_eq!(spans, ["0 s", "59 s", "1 min", "10 min 1 s", "1 h", "1 h 1 min", "1 d 1 h", "7 d"]);
+    }
 
     #[test]
     fn numbers_for_people() {

@@ -324,12 +324,15 @@ impl Story {
     }
 }
 
+/// What was said, by input and seed.
+type Stories = HashMap<(Vec<u8>, B256), Arc<Story>>;
+
 /// An engine that is right but for some questions, which it answers once.
 #[derive(Debug)]
 pub struct LyingEngine {
     small: SmallModel,
     lies: HashMap<Vec<u8>, Lie>,
-    stories: Mutex<HashMap<(Vec<u8>, B256), Arc<Story>>>,
+    stories: Mutex<Stories>,
 }
 
 impl LyingEngine {

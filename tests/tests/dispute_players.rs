@@ -16,7 +16,7 @@ use candor_relayer::{
         opinion::Verdict,
     },
     engine::{Device, InferRequest, LoadedModel},
-    pipeline::Infer,
+    pipeline::{Infer, OperatorSettings, WatcherSettings},
 };
 use candor_sdk::{
     bindings::{IDisputeGame, Outcome, RequestStatus, Turn},
@@ -25,7 +25,7 @@ use candor_sdk::{
     ids::ModelId,
 };
 use candor_tests::{
-    Court, Hand, Operator, RelayerProcess, Running,
+    Court, Fault, FaultyEndpoint, Hand, Operator, RelayerProcess, Running,
     court::PATIENCE,
     liars::{Lie, LyingEngine, SmallModel, Story},
     world::{EXCLUSIVE, WINDOW, dispute_terms, ether},
@@ -620,4 +620,62 @@ async fn a_game_taken_back_1_deep() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_game_taken_back_5_deep() -> Result<()> {
     taken_back(5).await
+}
+
+// ---------------------------------------------------------------- endpoints
+
+/// Both relayers read the chain through endpoints that misbehave: that show no events, whose newest block is old, whose answers get lost. No move is
+/// missed and none is made twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn games_through_endpoints_that_misbehave() -> Result<()> {
+    let faults = [(Fault::EmptyLogs, 2), (Fault::StaleHead, 3), (Fault::DropAnswer, 5)];
+    let mut court = Court::with_small_models().await?;
+    let names = ["mlp", "wide", "features"];
+    let (mut relayers, mut endpoints, mut ids, mut accounts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for ((fault, every), name) in faults.into_iter().zip(names) {
+        let model = small(&court, name)?;
+        let operator = court.world.operator_for(ether(2), &[model.id]).await?;
+        let account = court.world.account().await?;
+        let lies = HashMap::from([(model.question(1).input, Lie::Anywhere(1))]);
+        let engine = Arc::new(LyingEngine::new(&model, lies));
+        for lying in [true, false] {
+            let endpoint = FaultyEndpoint::start(&court.world.rpc_url(), fault, every).await?;
+            let name = format!("{fault:?} {}", if lying { "liar" } else { "watcher" });
+            let mut settings = court.world.settings(&court.folder(&name)?, None);
+            settings.rpc_urls = vec![endpoint.url.clone()];
+            if lying {
+                settings.operator = Some(OperatorSettings {
+                    account: operator.key.clone().into(),
+                    signer: operator.key.clone().into(),
+                    models: serving(&model, engine.clone()),
+                    payout: None,
+                });
+            } else {
+                let models = serving(&model, model.engine.clone());
+                settings.watcher = Some(WatcherSettings { account: account.clone().into(), models, cap: bonds(1) });
+            }
+            relayers.push(Running::start(&name, settings).await?);
+            endpoints.push((name, endpoint));
+        }
+        accounts.extend([operator.address(), account.address()]);
+        ids.push(court.ask(model.id, &model.question(1)).await?);
+    }
+    let all: Vec<&Running> = relayers.iter().collect();
+    court.convicted(&ids, &all).await?;
+    court.over(&all).await?;
+    for id in &ids {
+        ensure!(court.cases(*id).await?.len() == 1, "challenged more than once");
+    }
+    for account in accounts {
+        let failed = court.world.failed_transactions(account).await?;
+        ensure!(failed.is_empty(), "transactions of {account} that reverted: {failed:?}");
+    }
+    court.answer(&ids, &all).await?;
+    for (name, endpoint) in &endpoints {
+        ensure!(endpoint.faults() > 0, "nothing went wrong at {name}");
+    }
+    for relayer in relayers {
+        relayer.stop().await?;
+    }
+    court.close_books(ids.len()).await
 }

@@ -1,7 +1,7 @@
 //! `candor dispute` against a game that is being played: what a stranger reads there at each stage of it.
 
 use anyhow::{Context, Result, ensure};
-use candor_sdk::{bindings::Turn, dispute::Case, program::Op};
+use candor_sdk::{dispute::Case, program::Op};
 use candor_tests::{
     Court, Hand, Operator,
     liars::{Lie, Story},
@@ -71,10 +71,20 @@ async fn a_game_is_told_from_the_challenge_to_the_verdict() -> Result<()> {
     let id = wrong.0.to_string();
     person.reads(&["dispute", "challenge", &id, "--dry-run"], &["is wrong", "0.01 ether"]).await?;
     person.reads(&["dispute", "challenge", &id], &["is wrong", "challenged with 0.01 ether"]).await?;
-    person.reads(&["dispute", "list"], &["request 2", "operator: say what the run was", "left"]).await?;
+    person.reads(&["dispute", "list"], &["request #2", "operator: say what the run was", "left"]).await?;
     let (code, text) = person.run(&["dispute", "show", "7"]).await?;
     ensure!(code != 0 && text.contains("no dispute 7"), "{text}");
-    person.reads(&["dispute", "show", "1"], &["model credit", "nothing has been claimed", "time left"]).await?;
+    let stage = [
+        "dispute 1 over the answer of model credit to request #2",
+        &format!("operator    {} answered it", liar.address()),
+        &format!("challenger  {} says that the answer is wrong", account.address()),
+        "at stake    0.1 ether of the operator's, 0.01 ether of the challenger's; the reward is 0.02 ether",
+        "next        operator: say what the run was",
+        "time left   ",
+        "moves       0 so far",
+        "└ nothing yet: the operator has to say what its run was",
+    ];
+    person.reads(&["dispute", "show", "1"], &stage).await?;
 
     // The person's relayer goes on with what the person began; the liar plays by hand, so that every stage can be looked at.
     let served = HashMap::from([(credit.id, credit.honest())]);
@@ -92,20 +102,32 @@ async fn a_game_is_told_from_the_challenge_to_the_verdict() -> Result<()> {
         if case.ended.is_some() {
             break;
         }
-        seen.push(person.reads(&["dispute", "show", "1"], &["operator:"]).await?);
+        seen.push(person.reads(&["dispute", "show", "1"], &["next        operator: "]).await?);
         let next = hand.defence(&case, &trace)?.context("no move")?;
         ensure!(hand.make(&case, &next).await?, "the game refused {}", next.name());
-        if case.turn() == Turn::RevealLeaf {
-            // Whoever is fast sees the challenger's turn; either way the element is known from here on.
-            seen.push(person.reads(&["dispute", "show", "1"], &["claimed", "right"]).await?);
-        }
     }
-    let last = seen.last().context("nobody looked")?;
-    ensure!(last.contains(&format!("node {node}")) && last.contains(&label), "which node of which layer:\n{last}");
+    // As soon as the leaf is shown, the element is known.
     court.convicted(&[wrong], &[&watcher]).await?;
-    person.reads(&["dispute", "show", "1"], &["claimed", "right"]).await?;
-    person.reads(&["dispute", "list"], &["the result was wrong"]).await?;
-    person.reads(&["dispute", "show", "1", "--json"], &["\"outcome\":\"Rejected\""]).await?;
+    let node = &format!("└ node {node}: {label} (Linear)");
+    ensure!(seen.len() > 1 && seen.last().is_some_and(|text| text.contains(node)), "which node of which layer");
+    let end = [
+        "ended       the result fell: the chain recomputed a piece of it, and it was wrong",
+        "paid        0.0",
+        "the operator's run: 12 nodes over 80 bytes of input, under hash 0x",
+        node,
+        "└ row 0, column 0: claimed ",
+        ", right ",
+    ];
+    person.reads(&["dispute", "show", "1"], &end).await?;
+    person.reads(&["dispute", "list"], &["over request #2", "the result fell"]).await?;
+    let json = [
+        "\"outcome\":\"Rejected\"".to_owned(),
+        format!("\"label\":\"{label} (Linear)\""),
+        "\"row\":0,".to_owned(),
+        "\"claimed\":\"".to_owned(),
+    ];
+    let json: Vec<&str> = json.iter().map(String::as_str).collect();
+    person.reads(&["dispute", "show", "1", "--json"], &json).await?;
     drop(hand);
     let mut court = Arc::into_inner(court).context("somebody still plays")?;
     court.answer(&[wrong], &[&watcher]).await?;

@@ -181,7 +181,8 @@ async fn a_stuck_transaction_for_which_nothing_is_left_to_do_is_cancelled() -> R
     let provider = world.client.provider();
     provider.anvil_set_auto_mine(false).await?;
     let mut settings = scene.settings();
-    settings.gas.bump_after = Duration::from_millis(300);
+    settings.gas.bump_after = Duration::from_secs(1);
+    settings.gas.max_fee_per_gas = 50_000_000_000;
     let relayer = scene.start(settings).await?;
     let stuck = in_flight(&relayer.store, |_| true).await?.remove(0);
     let row = relayer.store.request(id).await?.context("not stored")?;

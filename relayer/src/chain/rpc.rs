@@ -182,11 +182,15 @@ impl Rpc {
 
     /// How many requests the oracle had taken by the end of a block.
     pub async fn request_count_at(&self, block: u64) -> Result<u64, ClientError> {
-        let call = IInferenceOracle::requestCountCall {};
-        let transaction = TransactionRequest::default().to(self.oracle).input(call.abi_encode().into());
+        self.view_at(self.oracle, IInferenceOracle::requestCountCall {}, block).await
+    }
+
+    /// What a view function gave at the end of a block.
+    pub async fn view_at<C: SolCall>(&self, to: Address, call: C, block: u64) -> Result<C::Return, ClientError> {
+        let transaction = TransactionRequest::default().to(to).input(call.abi_encode().into());
         let data = self.client().provider().call(transaction).block(block.into()).await?;
-        IInferenceOracle::requestCountCall::abi_decode_returns(&data)
-            .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("requestCount: {error}"))))
+        C::abi_decode_returns(&data)
+            .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("{}: {error}", C::SIGNATURE))))
     }
 
     /// The first block, from `first` on, of the last `seconds`, as far as the endpoint has them; one before it, to be sure.

@@ -237,7 +237,7 @@ fn missing(stored: Option<u64>, logs: &[OracleLog], count: Option<u64>) -> Optio
 }
 
 /// The blocks to ask for: at most `width` of them up to `confirmed`, some before `next` among them, at least one that is new.
-fn range(next: u64, confirmed: u64, width: u64, overlap: u64) -> (u64, u64) {
+pub(crate) fn range(next: u64, confirmed: u64, width: u64, overlap: u64) -> (u64, u64) {
     let first = next.saturating_sub(overlap.min(width.saturating_sub(1)));
     (first, confirmed.min(first.saturating_add(width.saturating_sub(1))).max(next))
 }

@@ -10,7 +10,7 @@ use crate::{
         tree::narrow,
     },
     models::CatalogModel,
-    readable::{money, short},
+    readable::{money, short, span},
 };
 use alloy::primitives::{Address, U256};
 use anyhow::{Context as _, bail};
@@ -126,14 +126,18 @@ pub(super) async fn summary(context: &Context, config: &Config) -> anyhow::Resul
     )
 }
 
-/// Whose move it is, and which.
+/// Whose move it is, and which; or how it ended.
 fn turn(case: &Case) -> String {
     if let Some(ended) = case.ended {
-        return match ended.outcome {
-            End::Upheld => "upheld: the challenger ran out of time".to_owned(),
-            End::Moot => "moot: another dispute over the result was won".to_owned(),
-            _ => "rejected: the result was wrong, or its operator silent".to_owned(),
+        // Whose turn it was.
+        let silent = Case { ended: None, ..case.clone() }.is_operators_turn();
+        let how = match ended.outcome {
+            End::Upheld => "the result stands: the challenger ran out of time",
+            End::Moot => "of no account any more: another dispute over the result was won",
+            _ if silent => "the result fell: the operator ran out of time",
+            _ => "the result fell: the chain recomputed a piece of it, and it was wrong",
         };
+        return how.to_owned();
     }
     let what = match case.turn() {
         Turn::Claim => "operator: say what the run was",
@@ -157,10 +161,10 @@ async fn list(context: &Context, court: &Court) -> anyhow::Result<Outcome> {
         let dispute = case.dispute();
         context.say(
             || {
-                let time = left.map_or_else(String::new, |left| format!(", {left} s left"));
+                let time = left.map_or_else(String::new, |left| format!(", {} left", span(left)));
                 let (operator, challenger) = (short(&dispute.operator), short(&dispute.challenger));
                 format!(
-                    "{}  request {request}, operator {operator}, challenger {challenger}; {}{time}",
+                    "{}  over request {request}, operator {operator}, challenger {challenger}; {}{time}",
                     case.id(),
                     turn(case)
                 )
@@ -201,27 +205,38 @@ async fn show(context: &Context, config: &Config, court: &Court, id: u64) -> any
     let posted = court.book.results().get(&case.opened.result);
     let found = narrow(case, player.as_ref(), posted)?;
     let (dispute, bond) = (case.dispute(), U256::from(court.terms.bond));
+    let stake = court.rpc.client().terms().await?.stake_per_result;
     context.say(
         || {
             let name = player.as_ref().map_or_else(|| request.model.short(), |player| player.name.clone());
-            let mut text = format!(
-                "dispute {id} over request {}: model {name}\n├ operator    {}\n├ challenger  {}\n├ at stake    bond {}, reward {}\n├ turn        {}",
-                request.id, dispute.operator, dispute.challenger, money(bond), money(U256::from(court.terms.reward)), turn(case)
-            );
-            if let Some(left) = left {
-                text += &format!("\n├ time left   {left} s");
+            let reward = money(U256::from(court.terms.reward));
+            let mut lines = vec![
+                format!("dispute {id} over the answer of model {name} to request {}", request.id),
+                format!("├ operator    {} answered it", dispute.operator),
+                format!("├ challenger  {} says that the answer is wrong", dispute.challenger),
+                format!("├ at stake    {} of the operator's, {} of the challenger's; the reward is {reward}", money(stake), money(bond)),
+            ];
+            let moves = case.moves.len() + usize::from(case.claim.is_some());
+            match (case.ended, left) {
+                (Some(ended), _) => {
+                    lines.push(format!("├ ended       {}", turn(case)));
+                    lines.push(format!("├ paid        {} to {}", money(ended.paid), ended.winner));
+                }
+                (None, left) => {
+                    lines.push(format!("├ next        {}", turn(case)));
+                    lines.push(format!("├ time left   {}", span(left.unwrap_or_default())));
+                }
             }
-            text += &format!("\n└ {} moves", dispute.moves);
-            for line in &found.lines {
-                text += &format!("\n    {line}");
-            }
-            text
+            lines.push(format!("├ moves       {moves}{}", if case.ended.is_none() { " so far" } else { "" }));
+            lines.push("└ where they differ".to_owned());
+            lines.extend(found.lines.iter().map(|line| format!("  {line}")));
+            lines.join("\n")
         },
         || {
             json!({ "event": "dispute", "id": id, "request": request.id.0, "model": request.model.to_string(),
                 "operator": dispute.operator, "challenger": dispute.challenger, "bond": bond.to_string(),
                 "reward": U256::from(court.terms.reward).to_string(), "turn": format!("{:?}", case.turn()),
-                "seconds_left": left, "moves": dispute.moves, "node": found.node, "label": found.label,
+                "stake": stake.to_string(), "seconds_left": left, "moves": dispute.moves, "node": found.node, "label": found.label,
                 "row": found.element.map(|at| at.0), "col": found.element.map(|at| at.1), "claimed": found.claimed,
                 "right": found.right, "outcome": case.ended.map(|ended| format!("{:?}", ended.outcome)) })
         },

@@ -1,9 +1,11 @@
 //! What the chain shows of results and disputes, read in ranges of blocks.
 //!
 //! Nothing of it is stored: everything that a game can still need happened within the longest time that a request, its window and its disputes take,
-//! and is read again at every start. After a reorganisation it is read again too. So there is no state that could differ from the chain's.
+//! and is read again at every start. After a reorganisation it is read again too. So there is no state that could differ from the chain's, unless an endpoint
+//! shows fewer events than there are. Requests and disputes are numbered without holes, and the contracts say where each stands: so that is noticed, and
+//! everything is read again.
 
-use crate::chain::{Head, Rpc, WatchSettings};
+use crate::chain::{Head, Rpc, WatchSettings, range};
 use alloy::{
     primitives::{Address, B256, Bytes, keccak256},
     providers::Provider,
@@ -12,15 +14,24 @@ use alloy::{
 };
 use candor_sdk::{
     bindings::{
-        Fulfillment, IDisputeGame::IDisputeGameEvents as GameEvent,
-        IInferenceOracle::IInferenceOracleEvents as OracleEvent, PackedRequest,
+        Fulfillment,
+        IDisputeGame::{self, IDisputeGameEvents as GameEvent},
+        IInferenceOracle::{self, IInferenceOracleEvents as OracleEvent},
+        PackedRequest, RequestStatus,
     },
     client::ClientError,
-    dispute::Docket,
+    dispute::{Case, Docket},
     request::Request,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use tokio::time::Instant;
 use tracing::{debug, warn};
+
+/// Looks between two comparisons with what the contracts themselves say.
+const COMPARE_EVERY: u32 = 20;
+
+/// Requests that the oracle is asked about in one comparison, at most.
+const COMPARE_AT_ONCE: usize = 32;
 
 /// A result that is not final.
 #[derive(Debug, Clone)]
@@ -60,6 +71,16 @@ pub struct Book {
     last_hash: Option<B256>,
     range: u64,
     docket: Docket,
+    /// When it was last compared with what the contracts say.
+    compared: Instant,
+    /// How many requests and disputes there were before the first block; none: not known.
+    before: Option<(u64, u64)>,
+    /// The newest request.
+    newest: u64,
+    /// The request that the oracle was asked about last.
+    asked_after: u64,
+    /// How often everything was read again.
+    readings: u32,
     requests: HashMap<u64, (PackedRequest, Bytes)>,
     results: HashMap<B256, Posted>,
 }
@@ -75,6 +96,11 @@ impl Book {
             last_hash: None,
             range: settings.max_block_range.max(1),
             docket: Docket::default(),
+            compared: Instant::now(),
+            before: None,
+            newest: 0,
+            asked_after: 0,
+            readings: 0,
             requests: HashMap::new(),
             results: HashMap::new(),
         }
@@ -90,6 +116,11 @@ impl Book {
         &self.results
     }
 
+    /// How often everything was read again: what was concluded from the events before may not hold any more.
+    pub fn readings(&self) -> u32 {
+        self.readings
+    }
+
     /// The first block that has not been read.
     pub fn next_block(&self) -> u64 {
         self.next
@@ -103,15 +134,24 @@ impl Book {
             && rpc.block_at(self.next - 1).await?.is_some_and(|block| block.hash != known)
         {
             warn!("the chain was reorganised; reading all disputes again");
-            *self = Self::new(self.game, self.settings, self.first);
+            self.start_over();
             return Ok((head, false));
+        }
+        if self.compared.elapsed() > self.settings.poll_interval * COMPARE_EVERY && self.next > self.first {
+            self.compared = Instant::now();
+            if let Some(missing) = self.missing(rpc, self.next - 1).await? {
+                warn!(missing, "the endpoint did not show all events; reading all disputes again");
+                self.start_over();
+                return Ok((head, false));
+            }
         }
         if self.next > confirmed {
             return Ok((head, true));
         }
-        let last = confirmed.min(self.next.saturating_add(self.range - 1));
+        // Endpoints show the logs of their newest blocks late; the same event twice changes nothing.
+        let (first, last) = range(self.next, confirmed, self.range, self.settings.overlap);
         let client = rpc.client();
-        let filter = Filter::new().address(vec![client.oracle, self.game]).from_block(self.next).to_block(last);
+        let filter = Filter::new().address(vec![client.oracle, self.game]).from_block(first).to_block(last);
         let logs = match client.provider().get_logs(&filter).await {
             Ok(logs) => logs,
             // A range that is too wide may be refused in words nobody knows: less is always a safe question.
@@ -132,6 +172,58 @@ impl Book {
         Ok((head, last == confirmed))
     }
 
+    fn start_over(&mut self) {
+        let readings = self.readings + 1;
+        *self = Self { readings, ..Self::new(self.game, self.settings, self.first) };
+    }
+
+    /// What the contracts have at the end of a block, and the events up to there do not. An endpoint that can't tell is taken at its word.
+    async fn missing(&mut self, rpc: &Rpc, block: u64) -> Result<Option<String>, ClientError> {
+        let oracle = rpc.client().oracle;
+        let (asked, opened) = (IInferenceOracle::requestCountCall {}, IDisputeGame::disputeCountCall {});
+        if self.before.is_none() {
+            self.before = match self.first.checked_sub(1) {
+                None => Some((0, 0)),
+                Some(before) => told(rpc.view_at(oracle, asked.clone(), before).await)?
+                    .zip(told(rpc.view_at(self.game, opened.clone(), before).await)?),
+            };
+        }
+        if let Some((requests, disputes)) = self.before {
+            let requests = self.newest.max(requests);
+            if told(rpc.view_at(oracle, asked, block).await)?.is_some_and(|count| count > requests) {
+                return Ok(Some(format!("request {}", requests + 1)));
+            }
+            let disputes = self.docket.cases().last().map_or(disputes, Case::id);
+            if told(rpc.view_at(self.game, opened, block).await)?.is_some_and(|count| count > disputes) {
+                return Ok(Some(format!("dispute {}", disputes + 1)));
+            }
+        }
+        for case in self.docket.cases().filter(|case| case.ended.is_none()) {
+            let call = IDisputeGame::stateOfCall { id: case.id() };
+            let state = told(rpc.view_at(self.game, call, block).await)?;
+            if state.is_some_and(|state| state != keccak256(case.dispute().abi_encode())) {
+                return Ok(Some(format!("a move of dispute {}", case.id())));
+            }
+        }
+        for id in self.unanswered() {
+            let status = told(rpc.view_at(oracle, IInferenceOracle::statusOfCall { id }, block).await)?;
+            if status.is_some_and(|answer| answer.status == RequestStatus::Fulfilled) {
+                return Ok(Some(format!("the result of request {id}")));
+            }
+            self.asked_after = id;
+        }
+        Ok(None)
+    }
+
+    /// Requests without a result that can be disputed, as far as was read: the next few, by number.
+    fn unanswered(&self) -> Vec<u64> {
+        let answered: HashSet<u64> = self.results.values().filter_map(|posted| Some(posted.readable()?.id.0)).collect();
+        let mut open: Vec<u64> = self.requests.keys().copied().filter(|id| !answered.contains(id)).collect();
+        open.sort_unstable_by_key(|id| (*id <= self.asked_after, *id));
+        open.truncate(COMPARE_AT_ONCE);
+        open
+    }
+
     fn apply(&mut self, log: &Log, oracle: Address) {
         if log.address() == self.game {
             // Unknown topics belong to a newer game; they are not ours to act on.
@@ -145,6 +237,7 @@ impl Book {
         }
         match OracleEvent::decode_raw_log(log.topics(), &log.data().data) {
             Ok(OracleEvent::Requested(event)) => {
+                self.newest = self.newest.max(event.id);
                 self.requests.insert(event.id, (event.request, event.input));
             }
             Ok(OracleEvent::Fulfilled(event)) => {
@@ -164,5 +257,13 @@ impl Book {
     fn forget(&mut self, id: u64) {
         self.requests.remove(&id);
         self.results.retain(|_, posted| posted.readable().is_some_and(|request| request.id.0 != id));
+    }
+}
+
+/// What an endpoint says; none if it can't say.
+fn told<T>(answer: Result<T, ClientError>) -> Result<Option<T>, ClientError> {
+    match answer {
+        Err(error) if error.is_retryable() => Ok(None),
+        answer => answer.map(Some),
     }
 }

@@ -5,6 +5,7 @@ use super::{
     opinion,
     trace::{EngineTrace, Player},
 };
+use crate::readable::short_hash;
 use candor_sdk::{
     dispute::{Case, Descent, PlayError, Trace},
     program::{DType, LEAF},
@@ -28,20 +29,40 @@ pub struct Found {
     pub right: Option<String>,
 }
 
+impl Found {
+    /// The next line down.
+    fn line(&mut self, text: String) {
+        self.lines.push(format!("{}└ {text}", "  ".repeat(self.lines.len())));
+    }
+}
+
+/// `leaf 3`, or `leaves 3 to 5`.
+fn span((one, many): (&str, &str), first: u64, last: u64) -> String {
+    if first == last { format!("{one} {first}") } else { format!("{many} {first} to {last}") }
+}
+
 /// Reads the moves as a way down the model; the right values need the model, and the result that is disputed.
 ///
 /// # Errors
 /// If the moves do not follow from each other.
 pub fn narrow(case: &Case, player: Option<&Player>, posted: Option<&Posted>) -> Result<Found, PlayError<Infallible>> {
     let mut found = Found::default();
-    let Some(claimed) = &case.claim else { return Ok(found) };
+    let Some(claimed) = &case.claim else {
+        found.line("nothing yet: the operator has to say what its run was".to_owned());
+        return Ok(found);
+    };
     let claim = &claimed.claim;
-    found.lines.push(format!("claim: {} nodes, {} positions, root {}", claim.nodes, claim.sequence, claim.root));
+    let tokens = match claimed.tokens.len() / 4 {
+        0 => String::new(),
+        count => format!(", {count} generated tokens"),
+    };
+    let (nodes, bytes, root) = (claim.nodes, claim.inputBytes, short_hash(&claim.root));
+    found.line(format!("the operator's run: {nodes} nodes over {bytes} bytes of input{tokens}, under hash {root}"));
     let descent = Descent::read::<Infallible>(case, claimed)?;
     for group in &descent.nodes[1..] {
         let first = group.index << group.height;
         let last = (first + (1 << group.height)).min(group.count) - 1;
-        found.lines.push(format!("└ nodes {first} to {last}"));
+        found.line(span(("node", "nodes"), first, last));
     }
     let Some(node) = descent.node else { return Ok(found) };
     found.node = Some(node);
@@ -49,14 +70,18 @@ pub fn narrow(case: &Case, player: Option<&Player>, posted: Option<&Posted>) -> 
     let label = description.map(|node| {
         if node.label.is_empty() { node.op.name().to_owned() } else { format!("{} ({})", node.label, node.op.name()) }
     });
-    found.lines.push(format!("└ node {node}{}", label.as_ref().map_or_else(String::new, |label| format!(": {label}"))));
+    found.line(format!("node {node}{}", label.as_ref().map_or_else(String::new, |label| format!(": {label}"))));
     found.label = label;
     for group in &descent.tensor {
         let first = group.index << group.height;
         let last = (first + (1 << group.height)).min(group.count) - 1;
-        found.lines.push(format!("  └ leaves {first} to {last} of {}", group.count));
+        found.line(format!("{} of its {}", span(("leaf", "leaves"), first, last), group.count));
     }
-    let (Some(leaf), Some(player), Some(description)) = (descent.leaf, player, description) else { return Ok(found) };
+    let Some(leaf) = descent.leaf else { return Ok(found) };
+    let (Some(player), Some(description)) = (player, description) else {
+        found.line(format!("leaf {leaf}; what is right there can't be said here: the model is not at hand"));
+        return Ok(found);
+    };
     // Our own run over the claimed tokens: where it differs is what the dispute is about.
     let own = posted.and_then(|posted| {
         let request = opinion::question(posted)?;
@@ -67,7 +92,8 @@ pub fn narrow(case: &Case, player: Option<&Player>, posted: Option<&Posted>) -> 
     let Some(own) = own else { return Ok(found) };
     let per_row = own.leaves_per_row().max(1) as u64;
     let (row, first) = ((leaf / per_row) as usize, (leaf % per_row) as usize * LEAF);
-    found.lines.push(format!("    └ row {row}, columns from {first}"));
+    let last = (first + LEAF).min(own.cols()).max(first + 1) - 1;
+    found.line(format!("row {row}, {}", span(("column", "columns"), first as u64, last as u64)));
     let Some(shown) = &descent.elements else { return Ok(found) };
     let mut right = Vec::new();
     if row < own.rows() {
@@ -87,7 +113,8 @@ pub fn narrow(case: &Case, player: Option<&Player>, posted: Option<&Posted>) -> 
     };
     (found.element, found.claimed, found.right) = (Some((row, first + element)), value(shown), value(&right));
     if let (Some(claimed), Some(right)) = (&found.claimed, &found.right) {
-        found.lines.push(format!("      └ element {row}, {}: claimed {claimed}, right {right}", first + element));
+        let text = format!("row {row}, column {}: claimed {claimed}, right {right}", first + element);
+        found.line(text);
     }
     Ok(found)
 }

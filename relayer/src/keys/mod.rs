@@ -237,10 +237,7 @@ pub async fn load(
 }
 
 /// Finds a key that is elsewhere; none: this binary was built without that kind.
-#[cfg_attr(
-    not(any(feature = "aws", feature = "gcp", feature = "ledger")),
-    expect(unused_variables, clippy::unused_async)
-)]
+#[cfg_attr(not(any(feature = "aws", feature = "gcp", feature = "ledger")), expect(unused_variables))]
 async fn connect(kind: KeyKind, key: &str, chain_id: u64) -> Option<Result<SigningKey, String>> {
     match kind {
         #[cfg(feature = "aws")]

@@ -12,9 +12,11 @@
 mod membership;
 mod poster;
 mod progress;
+mod rounds;
 mod worker;
 
 pub use progress::{Progress, Reporter};
+pub(crate) use rounds::{Rounds, rounds};
 pub(crate) use worker::loses_money;
 
 use crate::{
@@ -426,7 +428,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval, own_time))
     });
     if let Some(sender) = &sender
-        && let Some(seat) = seat(&shared, &settings, &terms, sender.clone()).await?
+        && let Some(seat) = seated(&shared, &settings, &terms, sender).await?
     {
         tasks.spawn(supervise("disputes", shared.clone(), dispute::run(shared.clone(), seat)));
     }
@@ -449,7 +451,26 @@ fn account(settings: &Settings) -> Option<&SigningKey> {
     settings.operator.as_ref().map(|operator| &operator.account).or(watcher)
 }
 
-/// What disputes are played with; none if the deployment has no dispute game.
+/// What disputes are played with, as soon as an endpoint says it; none if the deployment has no dispute game.
+async fn seated(
+    shared: &Shared,
+    settings: &Settings,
+    terms: &Terms,
+    sender: &Arc<Sender>,
+) -> Result<Option<dispute::Seat>, RelayerError> {
+    loop {
+        let endpoint = shared.rpc.current();
+        match seat(shared, settings, terms, sender.clone()).await {
+            Err(error) if error.is_retryable() && !shared.stop.is_cancelled() => {
+                warn!(%error, "the dispute game can't be asked; asking again");
+                shared.rpc.fail_over(endpoint).await;
+                tokio::select! { () = tokio::time::sleep(Duration::from_secs(1)) => {}, () = shared.stop.cancelled() => {} }
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 async fn seat(
     shared: &Shared,
     settings: &Settings,

@@ -259,7 +259,10 @@ async fn sign(shared: &Shared, operator: &OperatorSettings) -> Result<bool, Rela
         let _ = shared.reporter.send(Progress::Signed { id: row.id() });
     }
     shared.signed.notify_one();
-    failure.map_or(Ok(true), |error| Err(SendError::Signer(error).into()))
+    match failure {
+        Some(error) => Err(SendError::Signer(error).into()),
+        None => Ok(true),
+    }
 }
 
 pub(super) async fn drop_request(shared: &Shared, row: &RequestRow, reason: &str) -> Result<(), RelayerError> {

@@ -140,10 +140,11 @@ impl<P: Provider> Client<P> {
         Domain { chain_id: self.chain_id, contract: self.operators }
     }
 
-    /// Calls a view function.
+    /// Calls a view function, on the newest block: what is only waiting to be mined may still come to nothing, or in another second.
     pub async fn view<C: SolCall>(&self, to: Address, call: C) -> Result<C::Return, ClientError> {
         let transaction = Call::new(to, U256::ZERO, &call).into_transaction();
-        let data = self.provider.call(transaction).await.map_err(ClientError::from_rpc)?;
+        let answer = self.provider.call(transaction).block(BlockId::latest()).await;
+        let data = answer.map_err(ClientError::from_rpc)?;
         C::abi_decode_returns_validate(&data).map_err(|_| ClientError::NotCandor(to))
     }
 
