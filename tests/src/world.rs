@@ -115,7 +115,12 @@ impl World {
 
     /// The same with the dispute game and its judge.
     pub async fn start_with_disputes() -> Result<Self> {
-        Self::start_with(31337, Some(dispute_terms())).await
+        Self::start_with_terms(dispute_terms()).await
+    }
+
+    /// The same with other money and clocks.
+    pub async fn start_with_terms(terms: Terms) -> Result<Self> {
+        Self::start_with(31337, Some(terms)).await
     }
 
     /// The same with databases on a Postgres server; none, and that is said, where there is no Postgres.

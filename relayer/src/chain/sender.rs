@@ -4,7 +4,7 @@
 //! that its nonce is used. After a restart the same bytes are sent again, so nothing is ever sent twice under two nonces. What a transaction *did* is
 //! never concluded from an RPC's word: the watcher reads it from the events.
 
-use super::{Rpc, RpcClient};
+use super::{Rpc, RpcClient, due::Due};
 use crate::{
     complaints::Complaints,
     crash,
@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 use tokio::{sync::Mutex, time::Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Limits on what transactions may cost.
 #[derive(Debug, Clone, Copy)]
@@ -164,6 +164,8 @@ pub struct Sender {
     turn: Mutex<()>,
     /// The highest block in which a transaction of this account was seen.
     last_block: AtomicU64,
+    /// Until when what is sent, or waits for its turn, has to be in a block.
+    due: Due,
     own_time: Arc<OwnTime>,
 }
 
@@ -175,6 +177,10 @@ const GAS_MARGIN: u64 = 5;
 
 /// Bytes of a transaction, at most: nodes pass on no larger ones, and would refuse it for ever.
 const MAX_BYTES: usize = 128 * 1024;
+
+/// Part of the time left for which a transaction with a deadline is left as it is before it is replaced by a dearer one. So it is replaced ever more often as
+/// the deadline comes near: at 15 % each, to 6 times as much by when a tenth of the time is left, and to 34 times by when a hundredth is.
+const PATIENCE: u32 = 6;
 
 /// Longest time between two looks at a transaction while no endpoint answers.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -192,7 +198,16 @@ impl Sender {
         own_time: Arc<OwnTime>,
     ) -> Self {
         let last_block = AtomicU64::new(0);
-        Self { store, account, limits, poll_interval, turn: Mutex::default(), last_block, own_time }
+        Self {
+            store,
+            account,
+            limits,
+            poll_interval,
+            turn: Mutex::default(),
+            last_block,
+            due: Due::default(),
+            own_time,
+        }
     }
 
     /// The account.
@@ -208,6 +223,18 @@ impl Sender {
     /// Brings transactions of an earlier run to their end. Call before the first `send`.
     pub async fn recover(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
         let _turn = self.turn.lock().await;
+        self.take_up(rpc).await
+    }
+
+    /// The same, unless somebody else is sending something right now: then nothing is left behind.
+    pub async fn recover_unless_busy(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
+        match self.turn.try_lock() {
+            Ok(_turn) => self.take_up(rpc).await,
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn take_up(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
         let mut ended = Vec::new();
         while let Some(sent) = self.store.unresolved().await?.into_iter().next() {
             info!(purpose = %sent.purpose, nonce = sent.nonce, tx = %sent.hash, "taking up a transaction whose outcome is open");
@@ -229,6 +256,20 @@ impl Sender {
         call: Call,
         requests: &[(u64, u32)],
     ) -> Result<Sent, SendError> {
+        self.send_by(rpc, purpose, call, requests, None).await
+    }
+
+    /// The same for what is of use only until some time. As that comes near, it and whatever of this account stands before it are replaced by dearer
+    /// transactions ever more often, up to the limit.
+    pub async fn send_by(
+        &self,
+        rpc: &Rpc,
+        purpose: Purpose,
+        call: Call,
+        requests: &[(u64, u32)],
+        until: Option<Instant>,
+    ) -> Result<Sent, SendError> {
+        let _due = until.map(|until| self.due.add(until));
         let _turn = self.own_time.wait(self.turn.lock()).await;
         let client = rpc.client();
         let gas = self.own_time.wait(client.simulate(self.address(), call.clone())).await;
@@ -341,7 +382,7 @@ impl Sender {
                 Ok(Outcome::Open) => {
                     used_since = None;
                     if let Some(last) = all.last() {
-                        if since.elapsed() > self.limits.bump_after {
+                        if since.elapsed() > self.patience() {
                             since = Instant::now();
                             self.replace(rpc, last).await?;
                         } else if resend.elapsed() > self.poll_interval * 5 {
@@ -382,21 +423,38 @@ impl Sender {
         Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open })
     }
 
-    /// Replaces a transaction by a dearer one, stored before it is sent; at the limit it stays as it is. Where there is nothing left for it to do, by one
-    /// that does nothing and costs less.
+    /// How long a transaction that is not mined is left as it is.
+    fn patience(&self) -> Duration {
+        let usual = self.limits.bump_after;
+        self.due.left().map_or(usual, |left| usual.min((left / PATIENCE).max(self.poll_interval)))
+    }
+
+    /// Replaces a transaction by a dearer one, stored before it is sent: by so many percent, or as much as the next block may ask for. At the limit it stays as
+    /// it is. Where there is nothing left for it to do, by one that does nothing and costs less.
     async fn replace(&self, rpc: &Rpc, last: &SentTransaction) -> Result<(), SendError> {
         let more =
             |fee: u128| fee.saturating_add(fee.saturating_mul(self.limits.bump_percent.into()) / 100).saturating_add(1);
-        let fee = more(last.max_fee);
-        if fee > self.limits.max_fee_per_gas {
-            warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)");
+        let limit = self.limits.max_fee_per_gas;
+        let least = more(last.max_fee);
+        if least > limit {
+            match self.due.left() {
+                Some(left) => {
+                    error!(tx = %last.hash, ?left, "a dispute waits for this transaction, it is still not mined, and at the fee limit: raise it ([gas] max_fee_per_gas)")
+                }
+                None => warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)"),
+            }
             return Ok(());
         }
         let old = <TxEnvelope as alloy::eips::eip2718::Decodable2718>::decode_2718_exact(&last.raw)
             .ok()
             .and_then(|envelope| envelope.as_eip1559().map(|signed| signed.tx().clone()))
             .ok_or_else(|| StoreError::Damaged(format!("transaction {}", last.hash)))?;
-        let tip = more(old.max_priority_fee_per_gas).min(fee);
+        let tip = more(old.max_priority_fee_per_gas);
+        let base_fee = rpc.head().await.map_or(0, |head| head.base_fee);
+        // No block takes it while they ask for more than the limit.
+        let asked = if base_fee < limit { base_fee.saturating_mul(2).saturating_add(tip) } else { 0 };
+        let fee = least.max(asked).min(limit);
+        let tip = tip.min(fee);
         let dearer = TxEip1559 { max_fee_per_gas: fee, max_priority_fee_per_gas: tip, ..old.clone() };
         let nothing = self.instead(rpc, last, &old, &dearer).await;
         let (purpose, what) = match nothing {

@@ -242,7 +242,12 @@ impl LoadedModel {
     }
 
     /// Answers requests that generate nothing, those of different shapes in one pass if it does not grow too large.
-    fn infer_at_once(&self, batch: &[InferRequest], groups: Vec<(Symbols, Vec<usize>)>, answers: &mut [Option<Answer>]) {
+    fn infer_at_once(
+        &self,
+        batch: &[InferRequest],
+        groups: Vec<(Symbols, Vec<usize>)>,
+        answers: &mut [Option<Answer>],
+    ) {
         let most = usize::try_from(self.model.weights.byte_len()).unwrap_or(usize::MAX);
         let most = most.clamp(*BATCH_BYTES.start(), *BATCH_BYTES.end());
         let mut pass: Vec<(Arc<Shapes>, Vec<usize>)> = Vec::new();
@@ -266,7 +271,12 @@ impl LoadedModel {
     }
 
     /// Answers groups of requests, each of equal shapes, in one pass.
-    fn infer_ragged(&self, batch: &[InferRequest], pass: Vec<(Arc<Shapes>, Vec<usize>)>, answers: &mut [Option<Answer>]) {
+    fn infer_ragged(
+        &self,
+        batch: &[InferRequest],
+        pass: Vec<(Arc<Shapes>, Vec<usize>)>,
+        answers: &mut [Option<Answer>],
+    ) {
         if let [(shapes, members)] = &pass[..] {
             return self.infer_alike(batch, shapes.symbols, members, answers);
         }
@@ -275,7 +285,11 @@ impl LoadedModel {
         let sequences = |requests: &Vec<&InferRequest>| requests.iter().map(|r| run::prompt(&self.model, r)).collect();
         let sequences: Vec<Vec<Vec<u32>>> = requests.iter().map(sequences).collect();
         let contexts = pass.iter().zip(&requests).zip(&sequences);
-        let contexts = contexts.map(|(((shapes, _), requests), sequences)| Context { shapes: shapes.clone(), requests, sequences });
+        let contexts = contexts.map(|(((shapes, _), requests), sequences)| Context {
+            shapes: shapes.clone(),
+            requests,
+            sequences,
+        });
         let contexts: Vec<Context<'_>> = contexts.collect();
         let groups: Vec<_> = contexts.iter().map(|context| (self.run(context), context)).collect();
         match ragged::execute(&groups, &self.model.program, &self.fused) {
@@ -287,12 +301,16 @@ impl LoadedModel {
                                 answers[index] = Some(Ok(output));
                             }
                         }
-                        Err(error) => members.iter().for_each(|&index| answers[index] = Some(Err(self.failure(&error)))),
+                        Err(error) => {
+                            members.iter().for_each(|&index| answers[index] = Some(Err(self.failure(&error))))
+                        }
                     }
                 }
             }
             // What fails together may do so because of one.
-            Err(_) => pass.iter().for_each(|(shapes, members)| self.infer_alike(batch, shapes.symbols, members, answers)),
+            Err(_) => {
+                pass.iter().for_each(|(shapes, members)| self.infer_alike(batch, shapes.symbols, members, answers))
+            }
         }
     }
 

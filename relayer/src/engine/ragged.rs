@@ -77,7 +77,9 @@ fn by_rows(groups: &[Group<'_>], program: &Program, step: &Step) -> bool {
     let node = &program.nodes[step.node];
     // Operands that have a row for each row of the result, and those of which one row may serve all.
     let (rows, others): (&[usize], &[usize]) = match &node.op {
-        Op::Linear | Op::Unary(_) | Op::Convert | Op::BlockAbsMax { .. } | Op::Argmax | Op::RowSumSquares => (&[0], &[]),
+        Op::Linear | Op::Unary(_) | Op::Convert | Op::BlockAbsMax { .. } | Op::Argmax | Op::RowSumSquares => {
+            (&[0], &[])
+        }
         Op::RowSum { causal: 0 } | Op::RowMax { causal: 0 } => (&[0], &[]),
         Op::Gather if matches!(node.inputs.get(1), Some(Operand::Weight(_))) => (&[0], &[]),
         Op::Quantise { .. } | Op::QuantLinear => (&[0, 1], &[]),

@@ -136,7 +136,8 @@ impl AsRef<[u8]> for Unpacked {
         self.bytes.get_or_init(|| {
             let mut bytes = Vec::new();
             // On this thread alone: one of the pool that waits for others might take up work that waits for these bytes.
-            let stored = self.packed.with(|numbers| (0..self.rows).for_each(|row| numbers.store(row, self.cols, &mut bytes)));
+            let stored =
+                self.packed.with(|numbers| (0..self.rows).for_each(|row| numbers.store(row, self.cols, &mut bytes)));
             stored.expect("`holds` has read the same numbers");
             bytes
         })

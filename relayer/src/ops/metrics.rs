@@ -92,6 +92,22 @@ catalogue! {
     STAKE_FREE: Gauge = "candor_stake_free_ether";
     /// Ether of stake that each result locks.
     STAKE_PER_RESULT: Gauge = "candor_stake_per_result_ether";
+    /// Disputes that are going on, by this relayer's role in them.
+    DISPUTES_OPEN: Gauge = "candor_disputes_open";
+    /// Disputes that ended, by this relayer's role in them and their outcome for it.
+    DISPUTES_ENDED: Counter = "candor_disputes_ended_total";
+    /// Transactions in disputes that were mined, by what they did.
+    DISPUTE_MOVES: Counter = "candor_dispute_moves_total";
+    /// Seconds until the first deadline of a move that is this relayer's to make; the game's whole clock if none is.
+    DISPUTE_TIME_LEFT: Gauge = "candor_dispute_time_left_seconds";
+    /// Ether of bonds in disputes that are going on.
+    DISPUTE_BONDS: Gauge = "candor_dispute_bonds_ether";
+    /// Ether of bonds that are in disputes or were lost in them: what counts against the watcher's cap.
+    WATCHER_SPENT: Gauge = "candor_watcher_spent_ether";
+    /// Ether of bonds that the watcher may have in disputes or lose in them.
+    WATCHER_CAP: Gauge = "candor_watcher_cap_ether";
+    /// Times the engine's run was compared with the reference arithmetic before something was said on chain, by outcome.
+    SECOND_OPINIONS: Counter = "candor_second_opinions_total";
     /// Workers on the queue that have given a sign of life.
     WORKERS: Gauge = "candor_workers";
     /// 1 if this process is the submitter, 0 if it is not.

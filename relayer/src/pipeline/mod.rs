@@ -14,10 +14,12 @@ mod inputs;
 mod membership;
 mod poster;
 mod progress;
+mod rounds;
 mod worker;
 
 pub(crate) use inputs::{Inputs, Look as InputLook};
 pub use progress::{Progress, Reporter};
+pub(crate) use rounds::{Rounds, rounds};
 pub(crate) use worker::loses_money;
 
 use crate::{

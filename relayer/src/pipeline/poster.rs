@@ -1,12 +1,11 @@
 //! Posts signed results, settles those whose window has passed, takes the earnings out: everything that costs gas, one transaction at a time.
 
 use super::{
-    OperatorSettings, Progress, RelayerError, Shared,
+    OperatorSettings, Progress, RelayerError, Rounds, Shared, rounds,
     worker::{HOLD, drop_request, loses_money},
 };
 use crate::{
     chain::{SendError, Sender, Sent, TIP},
-    complaints::Complaints,
     crash,
     ops::metrics::{GAS_USED, TRANSACTIONS},
     store::{Purpose, RequestRow, Step},
@@ -57,37 +56,7 @@ pub(super) async fn run(
         held: HashMap::new(),
         no_payout_until: None,
     };
-    let mut complaints = Complaints::default();
-    let mut wait = shared.poll_interval;
-    while shared.leading().await {
-        shared.round("poster");
-        let endpoint = shared.rpc.current();
-        match poster.round().await {
-            Ok(true) => {
-                wait = shared.poll_interval;
-                continue;
-            }
-            Ok(false) => wait = shared.poll_interval,
-            Err(error) if error.is_fatal() => return Err(error),
-            Err(error) => {
-                shared.note("poster", &error);
-                if complaints.is_news(&error.to_string()) {
-                    warn!(%error, "waiting");
-                }
-                if error.is_of_the_endpoint() {
-                    shared.rpc.fail_over(endpoint).await;
-                }
-                wait = (wait * 2).min(Duration::from_secs(10));
-                tokio::select! { () = tokio::time::sleep(wait) => {}, () = shared.stop.cancelled() => {} }
-            }
-        }
-        tokio::select! {
-            () = shared.signed.notified() => {}
-            () = tokio::time::sleep(shared.poll_interval) => {}
-            () = shared.stop.cancelled() => {}
-        }
-    }
-    Ok(())
+    rounds(&shared, Some(&shared.signed), &mut poster).await
 }
 
 struct Poster {
@@ -107,8 +76,9 @@ struct Held {
     wait: Duration,
 }
 
-impl Poster {
-    /// Everything that is due. True if a transaction was sent.
+impl Rounds for Poster {
+    const TASK: &'static str = "poster";
+
     async fn round(&mut self) -> Result<bool, RelayerError> {
         // Those of an earlier run, of an earlier submitter, or of a round that failed half-way: there is one transaction at a time.
         self.sender.recover(&self.shared.rpc).await?;
@@ -125,7 +95,9 @@ impl Poster {
         busy |= self.pay_out().await?;
         Ok(busy)
     }
+}
 
+impl Poster {
     /// Requests whose transaction has ended: the events say whether it did its work; where the watcher has read beyond its block and there is none,
     /// it did not, and the request is free for another.
     async fn reconcile(&self) -> Result<(), RelayerError> {

@@ -11,8 +11,8 @@ use super::{Files, ImportError, Options};
 use candle_core::{D, Device, IndexOp, Result as CandleResult, Tensor};
 use candle_transformers::models::bert as candle_bert;
 use candor_sdk::program::{
-    Attention, BinaryFunction, Dim, EncodeKind, Limits, Model, Operand, ProgramBuilder, UnaryFunction, Value, WeightTensor,
-    WeightType,
+    Attention, BinaryFunction, Dim, EncodeKind, Limits, Model, Operand, ProgramBuilder, UnaryFunction, Value,
+    WeightTensor, WeightType,
 };
 use serde_json::json;
 use std::sync::Arc;

@@ -173,7 +173,9 @@ impl DecoderConfig {
         if let Some(mut parameters) = fields.object("rope_parameters")? {
             let theta = parameters.maybe_f64("rope_theta")?;
             let scaling = stretched(parameters)?;
-            if rope_theta.is_some_and(|other| theta != Some(other)) || rope_scaling.is_some_and(|other| scaling != other) {
+            if rope_theta.is_some_and(|other| theta != Some(other))
+                || rope_scaling.is_some_and(|other| scaling != other)
+            {
                 return fields.wrong("rope_parameters", "says otherwise than rope_theta and rope_scaling");
             }
             (rope_theta, rope_scaling) = (theta, Some(scaling));

@@ -356,7 +356,9 @@ fn resize(importer: &mut Importer, call: &Call<'_>) -> Result<Item, Problem> {
         return Err(format!("by {mode}, {place}, {nearest} is not understood"));
     }
     // Of other modes.
-    ["antialias", "cubic_coeff_a", "exclude_outside", "extrapolation_value"].into_iter().for_each(|name| call.ignore(name));
+    ["antialias", "cubic_coeff_a", "exclude_outside", "extrapolation_value"]
+        .into_iter()
+        .for_each(|name| call.ignore(name));
     if call.text("keep_aspect_ratio_policy")?.is_some_and(|policy| policy != "stretch") {
         return Err("keeps the aspect ratio, which is not understood".to_string());
     }
