@@ -7,7 +7,7 @@
 //! - [`recheck`]: the second of them, element by element.
 //! - [`liar`]: an operator that lies, for the demo and the tests.
 //! - `player`: whose move it is, and how urgent; sends it through the account's one sender. `errand`: what there is to do. `thinking`: which move it is.
-//!   `watching`: others' results. `gauges`: what is shown of all that.
+//!   `watching`: others' results. `inputs`: those that are at a URI. `gauges`: what is shown of all that.
 //!
 //! The moves themselves are pure functions in [`candor_sdk::dispute`]. Nothing is stored here: a relayer that was killed in mid-game reads the events
 //! and makes the next move.
@@ -15,6 +15,7 @@
 pub mod book;
 mod errand;
 mod gauges;
+mod inputs;
 pub mod liar;
 pub mod opinion;
 mod player;

@@ -62,6 +62,9 @@ impl From<&str> for NoMove {
     }
 }
 
+/// Why there is no question.
+const NO_INPUT: &str = "the request does not decode, or its input is not here";
+
 /// The next move of one side, with what is known of the run now.
 pub(super) fn next(
     case: &Case,

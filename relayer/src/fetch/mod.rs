@@ -15,7 +15,7 @@ use reqwest::{
 use std::time::Duration;
 
 /// The most bytes that an input has: what the registry allows a model. Source: `ModelRegistry.MAX_BYTES`.
-pub const MAX_INPUT_BYTES: u32 = 120 * 1024;
+pub const MAX_INPUT_BYTES: u32 = 64 * 1024;
 
 /// How inputs are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
