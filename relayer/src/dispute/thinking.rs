@@ -12,9 +12,6 @@ use alloy::primitives::{B256, Bytes};
 use candor_sdk::dispute::{Case, Move, Opinion, PlayError, challenge, defend, evidence};
 use std::sync::Arc;
 
-/// Why there is no question.
-const NO_INPUT: &str = "the request does not decode, or its input is not here";
-
 /// What thinking brought.
 pub(super) enum Thought {
     Ready(Ready),

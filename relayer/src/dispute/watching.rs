@@ -7,58 +7,17 @@ use super::{
     player::{DisputeProgress, THOUGHTS, Table, UNSURE},
     thinking::Thought,
 };
-use crate::{
-    chain::Head,
-    fetch::Wanted,
-    pipeline::{InputLook, RelayerError},
-};
+use crate::chain::Head;
 use alloy::primitives::{B256, U256};
 use candor_sdk::{
     bindings::{IDisputeGame, Outcome},
     client::Call,
     dispute::Case,
-    request::Input,
 };
-use std::collections::{BTreeMap, HashMap};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 impl Table {
-    /// Finds the inputs of results that this account has an interest in. One that can't be had stands in the way of that result alone.
-    pub(super) async fn find_inputs(&mut self, head: Head) -> Result<(), RelayerError> {
-        let mut missing = Vec::new();
-        for (result, posted) in self.book.results() {
-            let (Input::Uri { uri, size }, Some(request)) = (&posted.input, posted.readable()) else { continue };
-            let watched = self.seat.watching.as_ref().is_some_and(|watching| watching.models.contains(&request.model));
-            let ours = self.seat.operator == Some(posted.fulfillment.operator);
-            let undecided = head.timestamp < posted.fulfillment.final_at(self.seat.window);
-            let played = self.book.docket().cases().any(|case| case.opened.result == *result && case.ended.is_none());
-            if (ours && played) || (watched && (undecided || played)) {
-                let wanted = Wanted { hash: request.input_hash, size: *size, uri: uri.clone() };
-                missing.push((*result, request.id, request.requester, wanted));
-            }
-        }
-        let mut withheld = HashMap::new();
-        let mut unjudged = BTreeMap::new();
-        for (result, id, requester, wanted) in missing {
-            match self.shared.inputs.look(id, requester, &wanted).await? {
-                InputLook::Here(input) => self.book.supply(wanted.hash, &input),
-                InputLook::Coming => {}
-                InputLook::Missing(problem) | InputLook::Never(problem) => {
-                    if !self.withheld.contains_key(&result) {
-                        warn!(request = %id, %problem, "can't judge a result: its input can't be had");
-                        self.report(DisputeProgress::Examined { id, verdict: Verdict::Withheld(problem.clone()) });
-                    }
-                    unjudged.insert(id.0, problem.clone());
-                    withheld.insert(result, problem);
-                }
-            }
-        }
-        self.withheld = withheld;
-        self.shared.inputs.set_unjudged(unjudged);
-        Ok(())
-    }
-
     /// Runs others' results again, and challenges those that are wrong.
     pub(super) fn watch(&mut self, head: Head, open: &[Case]) {
         let Some(watching) = &self.seat.watching else { return };
@@ -76,11 +35,10 @@ impl Table {
         let bond = U256::from(self.seat.terms.bond);
         let cap = watching.cap;
         for (until, result, posted) in others {
-            let verdict = self.verdicts.get(&result);
             // Half of the window for finding the input; then whoever has it is made to show it.
             let half = posted.fulfillment.fulfilledAt + self.seat.window / 2;
             let demand = watching.demand_inputs && head.timestamp >= half && self.withheld.contains_key(&result);
-            match verdict {
+            match self.verdicts.get(&result) {
                 None if posted.input().is_none() && !demand => {}
                 None if !demand => {
                     let errand = Errand::Examine(result);
