@@ -110,7 +110,7 @@ impl Rush {
                 return Ok(());
             }
             let block = client.provider().get_block(Default::default()).await?.context("no block")?;
-            ensure!(block.header.timestamp <= u64::from(seen.claimBy), "the time is up: {:?}", self.in_flight().await?);
+            ensure!(block.header.timestamp <= seen.claimBy, "the time is up: {:?}", self.in_flight().await?);
             tokio::time::sleep(Duration::from_millis(1200)).await;
             self.mine(BUSY).await?;
         }

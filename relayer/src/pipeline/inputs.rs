@@ -80,8 +80,8 @@ struct Entry {
 type Landed = (Wanted, Duration, Result<Bytes, FetchError>);
 
 impl Inputs {
-    pub(super) fn new(store: Store, settings: FetchSettings) -> Result<Self, RelayerError> {
-        let fetcher = Fetcher::new(&settings).map_err(|error| RelayerError::NotReady(error.to_string()))?;
+    pub(super) fn new(store: Store, settings: FetchSettings) -> Result<Self, FetchError> {
+        let fetcher = Fetcher::new(&settings)?;
         if settings.private_addresses {
             warn!(
                 "inputs.private_addresses is on: whoever makes a request chooses what this machine asks in its own network; for local chains and tests only"
@@ -418,7 +418,7 @@ mod tests {
         // The same bytes may be somewhere else; once they are here nobody looks anywhere.
         let elsewhere = Wanted { uri: "https://other/1".into(), ..wanted(1) };
         inputs.want(requester, &elsewhere);
-        assert_eq!(inputs.due(), [elsewhere.clone()]);
+        assert_eq!(inputs.due(), std::slice::from_ref(&elsewhere));
         inputs.landed(&elsewhere, Ok(()));
         assert!(inputs.entries().is_empty());
     }

@@ -389,7 +389,8 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
-        inputs: Inputs::new(store.clone(), settings.inputs.clone())?,
+        inputs: Inputs::new(store.clone(), settings.inputs.clone())
+            .map_err(|error| RelayerError::NotReady(error.to_string()))?,
         head,
         work: Notify::new(),
         signed: Notify::new(),
