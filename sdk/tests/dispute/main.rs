@@ -5,9 +5,6 @@
 #[allow(dead_code, reason = "shared with the tests of programs")]
 mod models;
 
-#[path = "../verifier_evm/giants.rs"]
-#[allow(dead_code, reason = "shared with the tests of the verifier")]
-mod giants;
 #[path = "../verifier_evm/graphs.rs"]
 mod graphs;
 
@@ -15,6 +12,5 @@ mod contracts;
 mod elements;
 mod evm;
 mod games;
-mod large;
 mod liars;
 mod toy;
