@@ -566,6 +566,10 @@ impl Table {
                 warn!(what = ready.what, of = ready.of, "too late");
                 continue;
             }
+            // INVARIANT: no bond is put up by events that are not all there: it may have been put up already.
+            if matches!(errand, Errand::Challenge(_)) && !self.book.is_complete(&self.shared.rpc).await? {
+                return Ok(true);
+            }
             let Ready { call, what, of, .. } = ready;
             match self.seat.sender.send(&self.shared.rpc, Purpose::Dispute, call, &[]).await {
                 Ok(sent) => {
