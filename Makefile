@@ -6,7 +6,7 @@ SHELL := /bin/bash
 FORGE := contracts/tools/forge
 TOOLS := node_modules/.package-lock.json
 
-.PHONY: help setup demo test test-rust test-contracts bench same-bits aarch64 gpu gpu-build gas lint fmt freeze train doc clean
+.PHONY: help setup demo test test-rust test-contracts bench same-bits aarch64 gpu gpu-build keys gas lint fmt freeze train doc clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,15 +34,21 @@ bench: ## this machine's speed beside candle's own kernels
 same-bits: ## a debug and a release build give the same model ids, answers and trace roots on every instruction set
 	tools/same-bits
 
-aarch64: ## the arithmetic and the engine on another architecture: cross-compiled, run under QEMU, held to the same golden vectors
+aarch64: ## the reference and the kernels on another architecture: cross-compiled, run under QEMU, held to the same golden vectors
 	tools/aarch64
 
-gpu: ## compiles the GPU kernels and looks through them, without a GPU; NVIDIA's compiler comes from PyPI
+gpu: ## compiles the GPU kernels and all that is for GPUs, and looks through it, without a GPU; NVIDIA's compiler comes from PyPI
 	tools/cuda/setup
-	source tools/cuda/env.sh && tools/cuda/check
+	source tools/cuda/env.sh && tools/cuda/check && tools/cuda/lint
 
-gpu-build: gpu ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
-	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --features cuda --bin candor
+gpu-build: ## the whole of it with the feature `cuda`, candle's own kernels included, into target/cuda
+	tools/cuda/setup
+	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --workspace --features candor-relayer/cuda --bin candor
+
+keys: $(TOOLS) ## keys in a KMS and on a Ledger: all of it is built and looked through, and AWS's is tested against a service on this machine
+	cargo clippy --workspace --all-targets --features candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger -- -D warnings
+	cargo test --workspace --features candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger --test kms
+	cargo test --workspace --features candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger --lib keys
 
 gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
 	contracts/tools/gas --check

@@ -48,6 +48,9 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
     /// A callback that cannot fit into a transaction beside its output could never be finalized. EIP-7825 caps a transaction at 2^24 gas.
     uint32 private constant CALLBACK_GAS_CEILING = 8_000_000;
 
+    /// P45: enough for any address that a server takes; the rest of a request must not be drowned in it.
+    uint256 private constant MAX_URI_BYTES = 2048;
+
     /// What is kept back from a retried callback to record its outcome.
     uint256 private constant RETRY_RESERVE = 30_000;
 
@@ -118,6 +121,33 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
 
     /// @inheritdoc IInferenceOracle
     function request(RequestArgs calldata args) external payable returns (RequestId id) {
+        RequestData data = EventData.forRequest(args.input);
+        address operator;
+        (id, operator) = _ask(args, data, args.input.length, uint256(args.delivery));
+        data.announce(id, args.modelId, operator);
+    }
+
+    /// @inheritdoc IInferenceOracle
+    function requestByUri(RequestArgs calldata args, bytes32 inputHash, uint32 inputSize, string calldata uri)
+        external
+        payable
+        returns (RequestId id)
+    {
+        uint256 length = bytes(uri).length;
+        if (length == 0 || length > MAX_URI_BYTES) revert InvalidUri(length, MAX_URI_BYTES);
+        // INVARIANT: a request has one input (P45).
+        if (args.input.length != 0) revert TwoInputs();
+        RequestData data = EventData.forRequestByUri(inputHash, inputSize, uri);
+        address operator;
+        (id, operator) = _ask(args, data, inputSize, uint256(args.delivery) | PackedRequests.BY_URI);
+        data.announceByUri(id, args.modelId, operator);
+    }
+
+    /// All of a request but the announcement. The input's hash is in `data`.
+    function _ask(RequestArgs calldata args, RequestData data, uint256 inputSize, uint256 deliveryBits)
+        private
+        returns (RequestId id, address operator)
+    {
         uint256 timeout = args.timeout;
         uint256 gasLimit = args.callbackGasLimit;
         uint256 gasPrice = args.callbackGasPrice;
@@ -130,11 +160,12 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
         ModelId modelId = args.modelId;
         unchecked {
             id = RequestId.wrap(++requestCount);
-            RequestData data = EventData.forRequest(args.input);
             // P3: fixed by the chain, and different for every request.
             bytes32 seed = keccak256(abi.encode(block.prevrandao, blockhash(block.number - 1), address(this), id, msg.sender));
-            (address operator, uint96 price, Market market) = _draw(modelId, uint256(seed), args.maxFee);
-            _checkLimits(market, args.input.length, args.params.maxTokens);
+            uint96 price;
+            Market market;
+            (operator, price, market) = _draw(modelId, uint256(seed), args.maxFee);
+            _checkLimits(market, inputSize, args.params.maxTokens);
 
             data.write(
                 PackedRequests.packHead(msg.sender, 0, id),
@@ -145,14 +176,13 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
                     PackedRequests.packParams(args.params),
                     gasLimit,
                     gasPrice,
-                    uint256(args.delivery),
+                    deliveryBits,
                     timeout - exclusivePeriod,
                     block.timestamp + timeout
                 )
             );
             _collect(price + gasLimit * gasPrice);
             _states[id] = RequestStateLib.pack(data.hash(), RequestStatus.Requested, CallbackStatus.None);
-            data.announce(id, modelId, operator);
         }
     }
 
@@ -333,7 +363,11 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
 
         // P21: open to all, for as long as the first attempt was in all; fee and callback allowance are whole.
         RequestData data = EventData.forRequest(input);
-        if (data.inputHash() != request_.inputHash) revert RequestMismatch(id);
+        if (data.inputHash() != request_.inputHash) {
+            // P47: an input that is at a URI is not asked for: the operator that fell may be the only one that has it.
+            if (!request_.inputByUri() || input.length != 0) revert RequestMismatch(id);
+            data.writeInputHash(request_.inputHash);
+        }
         data.write(
             PackedRequests.packHead(request_.requester(), uint256(request_.attempt()) + 1, id),
             request_.modelId,
@@ -343,7 +377,7 @@ contract InferenceOracle is IInferenceOracle, OfferBook, EIP712 {
                 request_.params(),
                 request_.callbackGasLimit(),
                 request_.callbackGasPrice(),
-                uint256(request_.delivery()),
+                request_.deliveryBits(),
                 request_.openFor(),
                 block.timestamp + exclusivePeriod + request_.openFor()
             )

@@ -10,9 +10,9 @@ contract ModelRegistry is IModelRegistry {
     /// The arithmetic that this deployment's verifier knows.
     uint256 public constant ARITHMETIC_VERSION = 1;
 
-    /// A request and an answer must each fit into a transaction beside the rest of the call: 128 KiB is what nodes pass on, and 40 gas a byte
-    /// (EIP-7623) stays under the cap of 2^24 gas (EIP-7825).
-    uint32 public constant MAX_BYTES = 120 * 1024;
+    /// A request and an answer each travel in one transaction, and again in a dispute: beside a proof, to be slashed for, to be announced again. At 40 gas a
+    /// byte (EIP-7623) this is 2.6M gas, so that none of them needs more than 3M.
+    uint32 public constant MAX_BYTES = 64 * 1024;
 
     mapping(ModelId => ModelDescriptor) private _descriptors;
 

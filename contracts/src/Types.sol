@@ -80,9 +80,9 @@ struct Limits {
 ///
 ///     head     requester 160 | attempt 32 | id 64
 ///     payment  operator 160 | fee 96
-///     terms    maxTokens 32 | temperature 32 | minP 32 | callbackGasLimit 32 | callbackGasPrice 48 | delivery 8 | openFor 32 | deadline 40
+///     terms    maxTokens 32 | temperature 32 | minP 32 | callbackGasLimit 32 | callbackGasPrice 48 | byUri 1 | delivery 7 | openFor 32 | deadline 40
 ///
-/// `openFor` is `deadline - exclusiveUntil`. See `PackedRequests` for reading and writing.
+/// `openFor` is `deadline - exclusiveUntil`; `byUri`: the input is at a URI, not on chain. See `PackedRequests` for reading and writing.
 struct PackedRequest {
     bytes32 head;
     ModelId modelId;
@@ -101,6 +101,7 @@ struct Request {
     bytes32 inputHash; // keccak256 of the input bytes
     bytes32 seed; // fixed by the chain at request time
     Params params;
+    bool inputByUri; // the input is at a URI, not on chain
     Delivery delivery;
     uint32 callbackGasLimit; // 0: no callback
     uint64 callbackGasPrice; // wei per unit of gas, at most, that the requester pays for the callback

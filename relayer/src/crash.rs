@@ -3,11 +3,15 @@
 //! `CANDOR_CRASH_AT=<name>` makes a debug build kill itself with SIGKILL at the place of that name: no destructor, no flush, nothing. Release builds
 //! contain none of it.
 
-/// Every place, in the order in which a request comes by.
-pub const PLACES: [&str; 16] = [
+/// The places on a request's straight way, in the order in which it comes by.
+pub const PLACES: [&str; 20] = [
+    "opened",            // the database is made, or opened, and knows whose it is
+    "led",               // this process holds the submitter's lease
     "seen",              // the request and the cursor are stored
+    "claimed",           // so is who works on it
     "inferred-unstored", // the model has run, its output is nowhere
     "inferred",          // the output is stored
+    "claimed-again",     // and who is to sign it
     "signed",            // the signature is stored
     "fulfill-stored",    // the transaction is stored, and not sent
     "fulfill-sent",      // it is sent, and its fate unknown
@@ -23,11 +27,37 @@ pub const PLACES: [&str; 16] = [
     "payout-recorded",
 ];
 
+/// The places that an input comes by that is at a URI.
+pub const INPUT_PLACES: [&str; 2] = [
+    "input-fetched", // it is here, and nowhere stored
+    "input-stored",  // the request has it
+];
+
+/// The places off it.
+pub const DETOURS: [&str; 10] = [
+    "dropped",       // a request is given up
+    "rewound",       // what a reorganisation took back is forgotten
+    "released",      // a request is free again after a transaction that did not do its work
+    "bump-stored",   // a dearer transaction is stored, and not sent
+    "bump-sent",     // it is sent
+    "cancel-stored", // one that does nothing, in the place of one for which nothing is left to do
+    "cancel-sent",
+    "cancel-mined",
+    "nonce-taken", // somebody else's transaction had the nonce, and that is stored
+    "left",        // stopped politely: what was claimed is given back
+];
+
+/// The places where only several processes come by.
+pub const SHARED_PLACES: [&str; 1] = [
+    "expired", // what nobody here could answer is given up
+];
+
 /// The places that a move of a dispute comes by. The tests of disputes go through these.
-pub const DISPUTE_PLACES: [&str; 3] = [
-    "dispute-stored", // the transaction is stored, and not sent
-    "dispute-sent",   // it is sent, and its fate unknown
-    "dispute-mined",  // it is in a block, and that is not stored
+pub const DISPUTE_PLACES: [&str; 4] = [
+    "dispute-stored",   // the transaction is stored, and not sent
+    "dispute-sent",     // it is sent, and its fate unknown
+    "dispute-mined",    // it is in a block, and that is not stored
+    "dispute-recorded", // that is stored
 ];
 
 /// Dies here if the tests asked for it.
@@ -35,7 +65,8 @@ pub const DISPUTE_PLACES: [&str; 3] = [
 pub(crate) fn point(place: &str) {
     #[cfg(debug_assertions)]
     {
-        let known = PLACES.contains(&place) || DISPUTE_PLACES.contains(&place);
+        let lists = [&PLACES[..], &INPUT_PLACES, &DETOURS, &SHARED_PLACES, &DISPUTE_PLACES];
+        let known = lists.iter().any(|list| list.contains(&place));
         assert!(known, "{place} is not in the list that the tests go through");
         if std::env::var("CANDOR_CRASH_AT").is_ok_and(|wanted| wanted == place) {
             eprintln!("crash point {place}: killing this process");

@@ -3,6 +3,7 @@
 //! - [`config`], [`keys`]: what a person writes, checked; and the keys that never stand in it.
 //! - [`cli`], [`demo`]: the command line; a whole world on this machine.
 //! - [`input`], [`answer`]: what people have at hand, as bytes; and what the bytes of an answer mean.
+//! - [`http`], [`fetch`]: how servers are asked that nobody knows; inputs that a request names by URI.
 //! - [`anvil`]: a local chain, for the demo and the tests.
 //! - [`chain`]: reads events in block ranges; owns the account's transactions.
 //! - [`engine`]: runs models on candle with the bits of `docs/arithmetic.md`.
@@ -22,11 +23,14 @@ pub mod crash;
 pub mod demo;
 pub mod dispute;
 pub mod engine;
+pub mod fetch;
+pub mod http;
 pub mod input;
 pub mod keylock;
 pub mod keys;
 pub mod models;
 pub mod ops;
+mod own_time;
 pub mod pipeline;
 #[cfg(unix)]
 pub mod postgres;

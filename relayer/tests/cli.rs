@@ -302,3 +302,18 @@ fn a_model_is_imported_checked_and_held_to_its_id() {
     );
     refused(&person.types(&["model", "import", "nowhere"]), 1, "nowhere");
 }
+
+#[test]
+fn bench_measures_every_format_and_never_the_wrong_device() {
+    let person = Person::new();
+    for weights in ["f32", "f16", "bf16", "q8_0", "q8_128"] {
+        let args = ["--json", "bench", "--weights", weights, "--prompt", "5", "--tokens", "3", "--batch", "2"];
+        let output = person.types(&args);
+        assert!(output.status.success(), "{weights}: {}{}", said(&output), complained(&output));
+        assert!(said(&output).contains(r#""event":"bench""#), "{}", said(&output));
+    }
+    // A GPU that is not there is an error, not a run on the CPU.
+    let output = person.types(&["bench", "--device", "cuda:63"]);
+    refused(&output, 1, "cuda:63");
+    assert!(said(&output).is_empty(), "{}", said(&output));
+}

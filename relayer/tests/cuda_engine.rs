@@ -3,6 +3,8 @@
 
 #![allow(clippy::duplicate_mod)] // each of them brings its operands along
 
+#[path = "engine_embedded.rs"]
+mod embedded;
 #[path = "engine_generation.rs"]
 mod generation;
 #[path = "engine_graphs.rs"]

@@ -131,7 +131,7 @@ fn every_kernel_at_sizes_around_its_tiles() {
         loaded.trace(&request, visit).expect("a trace");
         assert_eq!(*seen.lock().expect("a lock"), want.tensors.len());
     }
-    if std::env::var("CANDOR_TEST_DEVICE").as_deref() != Ok("cuda") {
+    if !cuda_common::real() {
         let launched = cuda_common::launched();
         let idle: Vec<_> = ops::kernel::ALL.iter().filter(|kernel| !launched.contains(kernel.name)).collect();
         assert!(idle.is_empty(), "never launched: {idle:?}");
@@ -241,6 +241,14 @@ fn generating() -> Model {
     let shape = candor_sdk::program::Attention { heads, kv_heads: 2, head_dim: dim / heads, scale: 0.3, causal: true };
     let mixed = b.attention(q, k, v, shape);
     let x = b.add(x, mixed);
+    // Bytes that a view moves within each position.
+    let amax = b.node(Op::BlockAbsMax { block: 32 }, &[x], DType::F32, x.rows, 1);
+    let bytes = b.node(Op::Quantise { block: 32 }, &[x, amax], DType::I8, x.rows, dim);
+    let some = b.slice_cols(bytes, 3, 8);
+    let some = b.convert(some);
+    let back = matrix(&mut b, "back", dim, 8);
+    let some = b.linear(some, back, None);
+    let x = b.add(x, some);
     let x = b.predicting_rows(x);
     let logits = b.linear(x, words, None);
     let generated = b.generate(tokens, logits, &[0]);
@@ -328,6 +336,144 @@ fn a_device_without_room_says_so() {
         assert!(matches!(error, InferError::OutOfMemory { .. }) && error.is_retryable(), "{error}");
     }
     assert_eq!(loaded.infer(&batch[..1])[0].as_ref().expect("a smaller batch fits"), &want);
+}
+
+/// A device does not start without them. By itself for tools that watch closely what a device does.
+#[test]
+fn golden_vectors_on_this_device() {
+    println!("{}", cuda_common::worker());
+}
+
+/// Small launches are what generating a token waits for: what can be one is one.
+#[test]
+fn a_layer_takes_few_launches() {
+    let r = &mut Random(47);
+    for (dtype, kernels) in
+        [(WeightType::F16, ("linear_f16_1", "")), (WeightType::Q8_0, ("quantised_q8_0_1", "quantise_groups"))]
+    {
+        let mut b = ProgramBuilder::new();
+        let x = b.input(InputKind::F32Be, 1, 64);
+        let gain = r.vector(64, some);
+        let gain = b.row("gain", &gain);
+        let mut layer = |b: &mut ProgramBuilder, x| {
+            let w = b.weight(weight(r, (64, 64), dtype));
+            b.linear(x, w, None)
+        };
+        let h = b.rms_norm(x, gain, 1e-6);
+        let (q, k, v) = (layer(&mut b, h), layer(&mut b, h), layer(&mut b, h));
+        let h = b.mul(q, k);
+        let h = b.mul(h, v);
+        let o = layer(&mut b, h);
+        let x = b.add(x, o);
+        let h = b.rms_norm(x, gain, 1e-6);
+        let (gate, up) = (layer(&mut b, h), layer(&mut b, h));
+        let gate = b.unary(UnaryFunction::Silu, gate);
+        let h = b.mul(gate, up);
+        let down = layer(&mut b, h);
+        let x = b.add(x, down);
+        b.output(EncodeKind::F32Be, x);
+        let limits = Limits { min_input_bytes: 256, max_input_bytes: 256, max_output_bytes: 256, max_tokens: 0 };
+        let model = b.finish(limits, vec![]).expect("a sound graph");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let open = {
+            let log = log.clone();
+            move || {
+                let mut device = Emulated::new(6);
+                device.log = log.clone();
+                Ok(Box::new(device) as Box<dyn Driver>)
+            }
+        };
+        let worker = Worker::start("counted", open).expect("the emulation");
+        let loaded = LoadedModel::load_on(model.clone(), &worker).expect("loads");
+        log.lock().expect("a lock").clear();
+        let request = InferRequest { input: floats(r, 64, Random::ordinary), ..InferRequest::default() };
+        let want = model.interpret(&request).expect("a run").output;
+        assert_eq!(loaded.infer(std::slice::from_ref(&request))[0].as_ref().expect("an answer"), &want);
+        let (linear, quantise) = kernels;
+        let expected = [
+            "rms_norm",
+            quantise,
+            linear, // three at once
+            "binary_alike",
+            "binary_alike",
+            quantise,
+            linear,
+            "rms_norm",
+            quantise,
+            linear, // with the sum that it norms; two at once
+            "binary_alike",
+            quantise,
+            linear,
+            "binary_alike",
+            "encode_words",
+        ];
+        let expected: Vec<&str> = expected.into_iter().filter(|name| !name.is_empty()).collect();
+        assert_eq!(*log.lock().expect("a lock"), expected);
+    }
+}
+
+/// Questions to `generating` of several lengths, some of them drawn with noise.
+fn conversations() -> (Model, Vec<InferRequest>, Vec<Vec<u8>>) {
+    let model = generating();
+    let batch: Vec<_> = (0..5).map(|i| engine_ask(&[3, 1, 2, 7][..1 + i % 4], 10 - i as u32, 0.5 * i as f32)).collect();
+    let want = batch.iter().map(|request| model.interpret(request).expect("a run").output).collect();
+    (model, batch, want)
+}
+
+/// On a real device buffers are kept and used again at once; those of a recording are its own.
+#[test]
+fn buffers_that_are_used_again_change_nothing() {
+    let (model, batch, want) = conversations();
+    let open = || {
+        let mut device = Emulated::new(3);
+        device.exact = false;
+        Ok(Box::new(device) as Box<dyn Driver>)
+    };
+    let loaded = LoadedModel::load_on(model, &Worker::start("kept", open).expect("the emulation")).expect("loads");
+    for _ in 0..2 {
+        for (answer, want) in loaded.infer(&batch).into_iter().zip(&want) {
+            assert_eq!(&answer.expect("an answer"), want);
+        }
+        // One at a time: recordings come and go.
+        for (request, want) in batch.iter().zip(&want) {
+            assert_eq!(loaded.infer(std::slice::from_ref(request))[0].as_ref().expect("an answer"), want);
+        }
+    }
+}
+
+/// A recording has memory of its own. Where there is none left, passes go on without.
+#[test]
+fn no_room_for_a_recording_is_no_error() {
+    let (model, batch, want) = conversations();
+    let (memory, unrecorded) = (Arc::new(AtomicUsize::new(1 << 30)), Arc::new(AtomicUsize::new(0)));
+    let open = {
+        let (memory, unrecorded) = (memory.clone(), unrecorded.clone());
+        move || {
+            let mut device = Emulated::new(4);
+            (device.memory, device.unrecorded) = (memory.clone(), unrecorded.clone());
+            Ok(Box::new(device) as Box<dyn Driver>)
+        }
+    };
+    let worker = Worker::start("full", open).expect("the emulation");
+    let loaded = LoadedModel::load_on(model, &worker).expect("loads");
+    // Less and less room: all is well, then recordings find none, then nothing does.
+    let used = (1 << 30) - usize::try_from(worker.free_memory().expect("an answer")).expect("a size");
+    let mut answered_without = 0;
+    for room in (1..64).rev().map(|step| step << 12) {
+        memory.store(used + room, Ordering::SeqCst);
+        let before = unrecorded.load(Ordering::SeqCst);
+        match &loaded.infer(&batch[..1])[0] {
+            Ok(answer) => {
+                assert_eq!(answer, &want[0]);
+                answered_without += usize::from(unrecorded.load(Ordering::SeqCst) > before);
+            }
+            Err(error) => {
+                assert!(matches!(error, InferError::OutOfMemory { .. }), "{error}");
+                break;
+            }
+        }
+    }
+    assert!(answered_without > 0);
 }
 
 /// Asking for a GPU where there is none is an error that says what to do; nothing falls back to the CPU.

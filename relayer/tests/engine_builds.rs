@@ -2,7 +2,7 @@
 //! interpreter gives them, and whatever build runs these tests, with whatever instructions and threads, has to give the same.
 //!
 //! `CANDOR_BLESS=1 cargo test -p candor-relayer --test engine_builds` writes the file. `make same-bits` compares a debug with a
-//! release build on models of any size; `make aarch64` runs these tests on another architecture.
+//! release build on models of any size.
 
 mod engine_common;
 #[path = "../../sdk/tests/common/golden.rs"]

@@ -35,7 +35,7 @@ fn fields_of_encoders_are_refused_by_name() {
     for (key, value, named) in [
         ("model_type", json!("t5"), "\"t5\" is not understood"),
         ("model_type", json!(7), "7 is not a text"),
-        ("architectures", json!(["BertForMaskedLM"]), "BertForMaskedLM"),
+        ("architectures", json!(["BertForSequenceClassification"]), "BertForSequenceClassification"),
         ("position_embedding_type", json!("relative_key"), "relative_key"),
         ("hidden_act", json!("swish"), "\"swish\" is not understood"),
         ("is_decoder", json!(true), "true is not understood"),
@@ -79,7 +79,7 @@ fn fields_of_encoders_are_refused_by_name() {
 fn fields_of_language_models_are_refused_by_name() {
     let made = decoder("llama", 1, Dtype::F16, true);
     for (key, value, named) in [
-        ("architectures", json!(["MistralForCausalLM"]), "MistralForCausalLM"),
+        ("architectures", json!(["GemmaForCausalLM"]), "GemmaForCausalLM"),
         ("hidden_act", json!("gelu"), "\"gelu\" is not understood"),
         ("attention_bias", json!(true), "true is not understood"),
         ("mlp_bias", json!(true), "true is not understood"),

@@ -1,6 +1,7 @@
 //! Every kernel on every instruction set of this machine against the reference, bit for bit.
 
-mod engine_common;
+#[path = "engine_common/numbers.rs"]
+mod numbers;
 
 use candor_relayer::engine::kernels::elementwise::{self, Epilogue};
 use candor_relayer::engine::kernels::gemm::{self, Activations};
@@ -9,8 +10,8 @@ use candor_relayer::engine::kernels::{Isa, Weight, isa, quantised};
 use candor_sdk::arithmetic::quantised::{self as reference_quantised, Group, Quantised};
 use candor_sdk::arithmetic::{contraction, functions, reduction, scalar};
 use candor_sdk::program::{BinaryFunction, UnaryFunction};
-use engine_common::{Random, assert_same_bits, pool};
 use half::{bf16, f16};
+use numbers::{Random, assert_same_bits, pool};
 
 /// What the reference says `linear` is.
 fn reference_linear<W: Weight>(x: &[f32], w: &[W], m: usize, k: usize, n: usize) -> Vec<f32> {

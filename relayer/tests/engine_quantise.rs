@@ -124,7 +124,7 @@ fn weights_are_in_memory_once() {
 
 /// Requests of all lengths in one batch, one of them impossible, have the answers that each has alone.
 #[test]
-fn requests_of_different_lengths_share_a_pass() {
+fn requests_of_different_lengths_in_one_batch() {
     let (what, files) = models().swap_remove(0);
     for dtype in [None].into_iter().chain(Precision::ALL.map(Some)) {
         let imported = at(&files, dtype);

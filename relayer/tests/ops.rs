@@ -65,3 +65,94 @@ fn settings_in_the_unit_and_the_container_exist() {
         }
     }
 }
+
+/// Words of a command after the program's name, its continuation lines joined.
+fn words(command: &str) -> Vec<&str> {
+    command.split_whitespace().filter(|word| *word != "\\").collect()
+}
+
+/// Whether the program knows these words: it explains them instead of complaining.
+fn is_understood(arguments: &[&str]) -> bool {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_candor")).args(arguments).arg("--help").output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// The values of a key of the unit.
+fn of_unit<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    let lines = unit.lines().filter_map(|line| line.split_once('='));
+    lines.filter(|(name, _)| *name == key).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn commands_in_the_unit_the_container_and_the_alerts_are_the_programs() {
+    assert!(!is_understood(&["run", "--no-such-flag"]) && !is_understood(&["runn"]), "the program takes anything");
+    let unit = file("candor.service");
+    let start = words(of_unit(&unit, "ExecStart")[0]);
+    assert_eq!(start[0], "/usr/local/bin/candor");
+    assert!(is_understood(&start[1..]), "{start:?}");
+    let dockerfile = file("Dockerfile");
+    let list = |key: &str| -> Vec<String> {
+        let line = dockerfile.lines().find_map(|line| line.strip_prefix(key)).expect("it is there");
+        serde_json::from_str(line.trim()).expect("a list")
+    };
+    assert_eq!(list("ENTRYPOINT"), ["candor"]);
+    assert!(is_understood(&list("CMD").iter().map(String::as_str).collect::<Vec<_>>()));
+    let alerts = file("alerts.yml").replace("-u candor", ""); // a unit, no command
+    let mut named = 0;
+    for rest in alerts.split("candor ").skip(1) {
+        let command: Vec<&str> = rest
+            .split_whitespace()
+            .map_while(|word| {
+                let bare = word.trim_end_matches([',', ';', ':', '"', '.']);
+                (bare.bytes().all(|byte| byte.is_ascii_lowercase()) && !bare.is_empty()).then_some((bare, bare != word))
+            })
+            .scan(false, |ended, (word, last)| (!std::mem::replace(ended, last)).then_some(word))
+            .collect();
+        if let Some(first) = command.first()
+            && is_understood(&[first])
+        {
+            named += 1;
+            if *first == "operator" {
+                assert!(is_understood(&command[..2]), "{command:?}");
+            }
+        } else {
+            panic!("alerts.yml says `candor {}`, which is no command", command.join(" "));
+        }
+    }
+    assert!(named > 5, "{named}");
+}
+
+#[test]
+fn paths_ports_and_versions_of_the_unit_and_the_container_agree() {
+    let (unit, dockerfile) = (file("candor.service"), file("Dockerfile"));
+    // systemd makes the folder that the unit works in, and owns its permissions.
+    assert_eq!(of_unit(&unit, "WorkingDirectory"), [format!("/var/lib/{}", of_unit(&unit, "StateDirectory")[0])]);
+    let start = of_unit(&unit, "ExecStart")[0];
+    let config = start.split("--config ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a configuration");
+    let (folder, name) = config.rsplit_once('/').expect("a path");
+    assert!(unit.contains(&format!("install -m 0640 -g candor {name} operator.json {folder}/")), "{config}");
+    assert!(of_unit(&unit, "ReadWritePaths").contains(&"/tmp"), "key locks are there");
+    let credential = of_unit(&unit, "LoadCredential")[0].split_once(':').expect("a name and a path").1;
+    assert!(unit.contains(&format!("install -m 0600 password {credential}")), "{credential}");
+    // What the container listens on is what Prometheus asks and what is published.
+    let port = dockerfile.lines().find_map(|line| line.strip_prefix("EXPOSE ")).expect("a port");
+    for (place, text) in
+        [("candor.service", &unit), ("prometheus.yml", &file("prometheus.yml")), ("Dockerfile", &dockerfile)]
+    {
+        assert!(text.contains(&format!("127.0.0.1:{port}")), "{place}: {port}");
+    }
+    assert!(dockerfile.contains(&format!("CANDOR_HTTP__LISTEN=0.0.0.0:{port}")));
+    assert!(
+        dockerfile.contains("CANDOR_CONFIG=/etc/candor/candor.toml")
+            && dockerfile.contains("candor.toml:/etc/candor/candor.toml:ro")
+    );
+    // It is built by the compiler that everything is tested with.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let toolchain = fs::read_to_string(root.join("rust-toolchain.toml")).expect("it is there");
+    let version = dockerfile.split("FROM rust:").nth(1).and_then(|rest| rest.split('-').next()).expect("a version");
+    assert!(toolchain.contains(&format!("channel = \"{version}")), "{version}");
+    let ignored = fs::read_to_string(root.join(".dockerignore")).expect("or gigabytes are copied");
+    for folder in ["target", "node_modules", ".git"] {
+        assert!(ignored.lines().any(|line| line == folder), "{folder}");
+    }
+}

@@ -74,6 +74,7 @@ sol! {
         bytes32 inputHash;
         bytes32 seed;
         Params params;
+        bool inputByUri;
         Delivery delivery;
         uint32 callbackGasLimit;
         uint64 callbackGasPrice;
@@ -86,6 +87,7 @@ sol! {
     #[derive(Debug, PartialEq, Eq)]
     interface IInferenceOracle {
         event Requested(uint64 indexed id, bytes32 indexed modelId, address indexed operator, PackedRequest request, bytes input);
+        event RequestedByUri(uint64 indexed id, bytes32 indexed modelId, address indexed operator, PackedRequest request, uint32 inputSize, string uri);
         event Fulfilled(uint64 indexed id, address indexed operator, Fulfillment fulfillment, bytes output);
         event CallbackExecuted(uint64 indexed id, CallbackStatus status, uint256 gasUsed, bytes returnData);
         event Finalized(uint64 indexed id, address indexed operator, uint256 paid, uint256 refunded);
@@ -101,6 +103,8 @@ sol! {
         error WrongStatus(uint64 id, RequestStatus actual);
         error RequestMismatch(uint64 id);
         error InputSize(uint256 size, uint256 min, uint256 max);
+        error InvalidUri(uint256 length, uint256 max);
+        error TwoInputs();
         error TooManyTokens(uint256 asked, uint256 max);
         error InvalidTimeout(uint256 timeout, uint256 min, uint256 max);
         error InsufficientPayment(uint256 available, uint256 required);
@@ -129,6 +133,7 @@ sol! {
         error TransferFailed(address to, uint256 amount);
 
         function request(RequestArgs calldata args) external payable returns (uint64 id);
+        function requestByUri(RequestArgs calldata args, bytes32 inputHash, uint32 inputSize, string calldata uri) external payable returns (uint64 id);
         function quote(bytes32 modelId, uint32 callbackGasLimit, uint64 callbackGasPrice) external view returns (uint96 price, uint256 total);
         function cancel(PackedRequest calldata request_) external;
         function fulfill(Answer calldata answer) external;
@@ -328,6 +333,7 @@ sol! {
     interface IDisputeGame {
         event Challenged(uint64 indexed id, bytes32 indexed result, address indexed challenger, Dispute dispute, PackedRequest request, Fulfillment fulfillment);
         event Claimed(bytes32 indexed result, bytes32 traceRoot, Claim claim, bytes tokens, bytes32[] hashes);
+        event InputShown(bytes32 indexed result, bytes input);
         event Moved(uint64 indexed id, address indexed by, Dispute dispute, bytes data);
         event Resolved(uint64 indexed id, bytes32 indexed result, Outcome outcome, address winner, uint256 paid);
         event Rejected(bytes32 indexed result, uint256 slashed);
@@ -344,6 +350,8 @@ sol! {
         error AlreadyClaimed(bytes32 result);
         error ResultFell(bytes32 result);
         error InvalidClaim();
+        error InputNotShown(bytes32 result);
+        error NothingToShow(bytes32 result);
         error HashMismatch(bytes32 expected, bytes32 actual);
         error WrongCount(uint256 actual, uint256 expected);
         error OutOfRange(uint256 index, uint256 count);
@@ -361,6 +369,7 @@ sol! {
         error TransferFailed(address to, uint256 amount);
 
         function challenge(PackedRequest calldata request, Fulfillment calldata fulfillment) external payable returns (uint64);
+        function showInput(PackedRequest calldata request, Fulfillment calldata fulfillment, bytes calldata input) external;
         function claim(PackedRequest calldata request, Fulfillment calldata fulfillment, ModelDescriptor calldata model, Claim calldata claim_, bytes32 programRoot, bytes calldata tokens, bytes32[] calldata hashes) external;
         function select(Dispute calldata dispute, uint32 position, bytes32 hash, bytes32[] calldata path) external;
         function selectNode(Dispute calldata dispute, PackedRequest calldata request, ModelDescriptor calldata model, Claim calldata claim_, uint32 position, bytes32 hash, bytes32[] calldata path, NodeOpening calldata opening) external;

@@ -7,7 +7,7 @@ use crate::{
     bindings::{Delivery, PackedRequest, Params},
     ids::{ModelId, RequestId},
 };
-use alloy_primitives::{Address, B256, U256, aliases::U96, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, aliases::U96, keccak256};
 use alloy_sol_types::SolValue;
 
 /// Everything about a request.
@@ -27,6 +27,8 @@ pub struct Request {
     pub seed: B256,
     /// How a generative model samples.
     pub params: Params,
+    /// Whether the input is at a URI, and not on chain.
+    pub input_by_uri: bool,
     /// When the requester is called back.
     pub delivery: Delivery,
     /// Gas of the callback; 0: no callback.
@@ -42,6 +44,26 @@ pub struct Request {
     /// Last unix second in which it can be fulfilled. Less than 2^40.
     pub deadline: u64,
 }
+
+/// What the chain says of a request's input. Its hash is in the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// All of it.
+    Bytes(Bytes),
+    /// Where it is.
+    Uri {
+        /// The address.
+        uri: String,
+        /// Bytes there, as the requester says; inside the model's limits.
+        size: u32,
+    },
+}
+
+/// The longest URI that the oracle takes, in bytes. Source: `InferenceOracle`.
+pub const MAX_URI_BYTES: usize = 2048;
+
+/// The bit beside the delivery that says that the input is at a URI.
+const BY_URI: u8 = 0x80;
 
 /// Why six words are not a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +87,7 @@ impl Request {
         let (head, payment, terms) = (&packed.head, &packed.payment, &packed.terms);
         let open_for = number(terms, 23..27);
         let deadline = number(terms, 27..32);
-        let delivery = terms[22];
+        let (input_by_uri, delivery) = (terms[22] & BY_URI != 0, terms[22] & !BY_URI);
         Ok(Self {
             id: RequestId(number(head, 24..32)),
             attempt: word32(head, 20),
@@ -74,6 +96,7 @@ impl Request {
             input_hash: packed.inputHash,
             seed: packed.seed,
             params: Params { maxTokens: word32(terms, 0), temperature: word32(terms, 4), minP: word32(terms, 8) },
+            input_by_uri,
             delivery: Delivery::try_from(delivery).map_err(|_| UnpackError::Delivery(delivery))?,
             callback_gas_limit: word32(terms, 12),
             callback_gas_price: number(terms, 16..22),
@@ -99,7 +122,7 @@ impl Request {
         terms[8..12].copy_from_slice(&self.params.minP.to_be_bytes());
         terms[12..16].copy_from_slice(&self.callback_gas_limit.to_be_bytes());
         terms[16..22].copy_from_slice(&self.callback_gas_price.to_be_bytes()[2..]);
-        terms[22] = self.delivery as u8;
+        terms[22] = self.delivery as u8 | if self.input_by_uri { BY_URI } else { 0 };
         terms[23..27].copy_from_slice(&self.deadline.wrapping_sub(self.exclusive_until).to_be_bytes()[4..]);
         terms[27..].copy_from_slice(&self.deadline.to_be_bytes()[3..]);
         PackedRequest {
@@ -144,6 +167,7 @@ pub(crate) mod tests {
             input_hash: B256::repeat_byte(0xcc),
             seed: B256::repeat_byte(0xdd),
             params: Params { maxTokens: 0x2122_2324, temperature: 0x3f80_0000, minP: 0x3d4c_cccd },
+            input_by_uri: false,
             delivery: Delivery::Final,
             callback_gas_limit: 0x3132_3334,
             callback_gas_price: 0x4142_4344_4546,
@@ -164,6 +188,9 @@ pub(crate) mod tests {
             "212223243f8000003d4ccccd3132333441424344454601".to_owned() + "71727374" + "00d2d4d6d8"
         );
         assert_eq!(Request::unpack(&packed), Ok(example()));
+        let by_uri = Request { input_by_uri: true, ..example() };
+        assert_eq!(by_uri.pack().terms[22], 0x81);
+        assert_eq!(Request::unpack(&by_uri.pack()), Ok(by_uri));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Load and endurance: thousands of requests with an embedded model to one anvil, answered and settled by one relayer in this process.
 //!
-//!     cargo run --release -p candor-tests --example soak -- [REQUESTS] [--interval MILLIS] [--postgres]
+//!     cargo run --release --workspace --example soak -- [REQUESTS] [--together N] [--interval MILLIS] [--postgres]
 //!
-//! Requests are asked in transactions of many (a contract deployed once and again: the constructor asks), as fast as anvil takes them or so many a
-//! second. Reported: throughput, time from a request's block to its result's, the relayer's own share of it, and memory over the run.
+//! Requests are asked in transactions of 50 or `N` (a contract deployed once and again: the constructor asks), as fast as anvil takes them or one
+//! transaction in so many milliseconds. Reported: throughput, time from a request's block to its result's, what of it is the relayer's own (not the model's
+//! and not spent on waiting for the chain), and memory over the run.
 
 use alloy::{
     network::TransactionBuilder,
@@ -32,9 +33,6 @@ use std::{
 };
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-
-/// Requests asked in one transaction.
-const TOGETHER: usize = 50;
 
 fn memory_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -95,6 +93,7 @@ async fn main() -> Result<()> {
     let after =
         |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
     let interval = after("--interval").map_or(Ok(0), |text| text.parse())?;
+    let most = after("--together").map_or(Ok(50), |text| text.parse())?;
     let postgres =
         if arguments.iter().any(|argument| argument == "--postgres") { Some(Postgres::start()?) } else { None };
 
@@ -119,10 +118,9 @@ async fn main() -> Result<()> {
     let payer = world.client_of(&payer).await?;
     let before = memory_mib();
     println!(
-        "{requests} requests, {} a transaction, store: {:?}, {} MiB before",
-        TOGETHER,
+        "{requests} requests, {most} a transaction, store: {:?}, {before} MiB before, load {}",
         relayer.store.location(),
-        before
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
     );
 
     let started = Instant::now();
@@ -131,7 +129,7 @@ async fn main() -> Result<()> {
         let mut asked = HashMap::new();
         let mut next = 1u64;
         while asked.len() < requests {
-            let together = TOGETHER.min(requests - asked.len());
+            let together = most.min(requests - asked.len());
             let code = asks_often(oracle, &call, value, together);
             let transaction =
                 TransactionRequest::default().with_deploy_code(code).with_value(value * U256::from(together));
@@ -149,7 +147,7 @@ async fn main() -> Result<()> {
         anyhow::Ok((asked, started.elapsed()))
     };
     let watching = async {
-        let (mut posted, mut memory) = (HashMap::<u64, Instant>::new(), Vec::new());
+        let (mut posted, mut memory, mut own) = (HashMap::<u64, Instant>::new(), Vec::new(), Vec::new());
         let (mut inference, mut batches, mut mined) = (Duration::ZERO, 0usize, 0usize);
         while posted.len() < requests {
             match tokio::time::timeout(Duration::from_secs(120), progress.recv())
@@ -163,6 +161,7 @@ async fn main() -> Result<()> {
                         memory.push(memory_mib());
                     }
                 }
+                Ok(Progress::Sent { own: took, .. }) => own.push(took),
                 // One batch is told of once for each request in it.
                 Ok(Progress::Inferred { took, batch, .. }) => {
                     inference += took / u32::try_from(batch).unwrap_or(1);
@@ -173,9 +172,10 @@ async fn main() -> Result<()> {
                 Err(broadcast::error::RecvError::Closed) => anyhow::bail!("the relayer stopped"),
             }
         }
-        Ok((posted, memory, inference, batches, mined))
+        Ok((posted, memory, own, inference, batches, mined))
     };
-    let ((asked, asking_took), (posted, memory, inference, inferred, mined)) = tokio::try_join!(asking, watching)?;
+    let ((asked, asking_took), (posted, memory, mut own, inference, inferred, mined)) =
+        tokio::try_join!(asking, watching)?;
     let took = started.elapsed();
     let mut latencies: Vec<Duration> =
         asked.iter().filter_map(|(id, at)| Some(posted.get(id)?.saturating_duration_since(*at))).collect();
@@ -186,6 +186,13 @@ async fn main() -> Result<()> {
         "from request to posted result: p50 {:.0?}, p99 {:.0?}",
         percentile(&latencies, 0.5),
         percentile(&latencies, 0.99)
+    );
+    own.sort_unstable();
+    println!(
+        "the relayer's own time for a request, of {}: p50 {:.2?}, p99 {:.2?}",
+        own.len(),
+        percentile(&own, 0.5),
+        percentile(&own, 0.99)
     );
     println!("the model ran for {inference:.2?} in all ({inferred} requests told of), {mined} transactions");
 

@@ -6,36 +6,15 @@
 //! measured is the queue, the leases and the one submitter, not how many cores there are here.
 
 use anyhow::{Context, Result};
-use candor_relayer::{
-    pipeline::{self, Infer, InferError, InferRequest},
-    postgres::Postgres,
-    store::StoreLocation,
-};
+use candor_relayer::{pipeline, postgres::Postgres, store::StoreLocation};
 use candor_sdk::bindings::{IInferenceOracle, RequestStatus};
 use candor_tests::{
-    World,
+    Slow, World,
     world::{applicant, ether},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-
-#[derive(Debug)]
-struct Slow(Arc<dyn Infer>, Duration);
-
-impl Infer for Slow {
-    fn infer(&self, batch: &[InferRequest]) -> Vec<Result<Vec<u8>, InferError>> {
-        std::thread::sleep(self.1 * u32::try_from(batch.len()).unwrap_or(u32::MAX));
-        self.0.infer(batch)
-    }
-
-    fn device(&self) -> String {
-        "slow".into()
-    }
-}
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -61,9 +40,7 @@ async fn main() -> Result<()> {
             settings.store = StoreLocation::Postgres(Box::new(url.clone()));
             settings.locks = folder.path().join(worker.to_string()); // as on machines of their own
             std::fs::create_dir_all(&settings.locks)?;
-            for served in settings.operator.iter_mut().flat_map(|operator| operator.models.values_mut()) {
-                served.model = Arc::new(Slow(served.model.clone(), each));
-            }
+            Slow::down(&mut settings, Duration::ZERO, each);
             running.push(pipeline::spawn(settings, broadcast::channel(16).0, CancellationToken::new()).await?);
         }
         for id in &asked {

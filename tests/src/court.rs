@@ -27,7 +27,7 @@ use candor_sdk::{
     client::Call,
     dispute::Case,
     ids::{ModelId, RequestId},
-    request::Request,
+    request::{Input, Request},
 };
 use std::{
     collections::HashMap,
@@ -171,8 +171,8 @@ impl Court {
     pub async fn operator(&self, name: &str, operator: &Operator, models: HashMap<ModelId, Served>) -> Result<Running> {
         let mut settings = self.world.settings(&self.folder(name)?, None);
         settings.operator = Some(OperatorSettings {
-            account: operator.key.clone(),
-            signer: operator.key.clone(),
+            account: operator.key.clone().into(),
+            signer: operator.key.clone().into(),
             models,
             payout: None,
         });
@@ -188,7 +188,7 @@ impl Court {
         cap: U256,
     ) -> Result<Running> {
         let mut settings = self.world.settings(&self.folder(name)?, None);
-        settings.watcher = Some(WatcherSettings { account: account.clone(), models, cap });
+        settings.watcher = Some(WatcherSettings { account: account.clone().into(), models, cap, demand_inputs: false });
         Running::start(name, settings).await
     }
 
@@ -223,7 +223,8 @@ impl Court {
             temperature: request.params.temperature,
             min_p: request.params.minP,
         };
-        Ok(InferRequest { input: event.input.to_vec(), params, seed: request.seed.0 })
+        let Input::Bytes(input) = event.input else { bail!("the input did not come with the request") };
+        Ok(InferRequest { input: input.to_vec(), params, seed: request.seed.0 })
     }
 
     /// Looks at results and disputes as everybody can.

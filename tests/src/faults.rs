@@ -44,6 +44,10 @@ pub enum Fault {
     EmptyLogs,
     /// It passes transactions on, and says that it did not.
     DenySent,
+    /// It suggests a tip of nothing.
+    NoTip,
+    /// It does not know what a tip is.
+    TipUnknown,
     /// It refuses to show the events of more than so many blocks.
     NarrowRanges(u64),
 }
@@ -126,6 +130,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             question["method"] == "eth_getLogs" && bound("toBlock") - bound("fromBlock") >= width
         }
         Fault::EmptyLogs => question["method"] == "eth_getLogs",
+        Fault::NoTip | Fault::TipUnknown => question["method"] == "eth_maxPriorityFeePerGas",
         Fault::StaleHead => question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest",
         _ => true,
     };
@@ -148,6 +153,11 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             "<html>oops</html>".to_owned()
         }
         Some(Fault::WrongChain) => json!({ "jsonrpc": "2.0", "id": id, "result": "0x1" }).to_string(),
+        Some(Fault::NoTip) => json!({ "jsonrpc": "2.0", "id": id, "result": "0x0" }).to_string(),
+        Some(Fault::TipUnknown) => {
+            let error = json!({ "code": -32601, "message": "the method eth_maxPriorityFeePerGas does not exist" });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
         Some(Fault::EmptyLogs) => json!({ "jsonrpc": "2.0", "id": id, "result": [] }).to_string(),
         Some(Fault::StaleHead) => {
             let newest =

@@ -71,7 +71,8 @@ impl Hand {
 
     /// The operator's move in a dispute, from its story; none if it is not its turn.
     pub fn defence(&self, case: &Case, story: &MemoryTrace) -> Result<Option<Move>> {
-        Ok(defend(case, &self.model, story)?)
+        // The inputs of these requests came with them: there is none to show.
+        Ok(defend(case, &self.model, &[], story)?)
     }
 
     /// The challenger's move in a dispute, from what it thinks, with what it opens; none if it is not its turn, or nothing is wrong.

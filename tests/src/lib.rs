@@ -6,10 +6,15 @@
 pub mod court;
 pub mod faults;
 pub mod hand;
+pub mod inputs;
+#[cfg(feature = "aws")]
+pub mod kms;
 pub mod liars;
 pub mod process;
 pub mod proxy;
 pub mod puppet;
+pub mod scene;
+pub mod slow;
 pub mod world;
 
 #[path = "../../sdk/tests/dispute/liars.rs"]
@@ -22,6 +27,9 @@ mod models;
 pub use court::{Court, Running};
 pub use faults::{Fault, FaultyEndpoint};
 pub use hand::Hand;
+pub use inputs::InputServer;
 pub use process::RelayerProcess;
 pub use proxy::Proxy;
+pub use scene::Scene;
+pub use slow::Slow;
 pub use world::{Ask, Operator, World};

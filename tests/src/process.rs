@@ -3,6 +3,7 @@
 use crate::world::{Operator, World};
 use alloy::primitives::Address;
 use anyhow::{Context, Result, ensure};
+use candor_relayer::store::StoreLocation;
 use reqwest::Url;
 use std::{
     ffi::OsString,
@@ -97,6 +98,13 @@ impl RelayerProcess {
         settings: &[(&str, &str)],
     ) -> Result<Self> {
         let config = write_config(folder, world, rpc)?;
+        let shared = match world.store(folder) {
+            StoreLocation::Postgres(url) => vec![("store.url", url.to_string()), ("store.lease", "2s".to_owned())],
+            StoreLocation::File(_) => Vec::new(),
+        };
+        // The test's own settings come last, and win.
+        let shared = shared.iter().map(|(key, value)| (*key, value.as_str()));
+        let settings: Vec<_> = shared.chain(settings.iter().copied()).collect();
         let settings = settings.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
         let arguments = [OsString::from("--config"), config.into()].into_iter().chain(settings.map(OsString::from));
         Self::spawn(folder, arguments.collect(), operator, crash_at)
@@ -157,6 +165,14 @@ impl RelayerProcess {
     /// How it ended; none if it still runs.
     pub fn status(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        let id = self.child.id().context("it has ended")?;
+        let asked = std::process::Command::new("kill").arg(id.to_string()).status()?;
+        ensure!(asked.success(), "SIGTERM did not reach it");
+        Ok(())
     }
 
     /// SIGKILL.

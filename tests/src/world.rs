@@ -2,7 +2,7 @@
 
 use crate::puppet::Callback;
 use alloy::{
-    network::EthereumWallet,
+    network::{EthereumWallet, TransactionBuilder},
     primitives::{Address, B256, Bytes, U256, aliases::U96},
     providers::{DynProvider, Provider, ProviderBuilder, ext::AnvilApi},
     rpc::types::TransactionReceipt,
@@ -14,15 +14,19 @@ use candor_relayer::{
     anvil::{Anvil, AnvilOptions},
     chain::{GasLimits, WatchSettings},
     config::ModelSource,
+    fetch::FetchSettings,
     models::CatalogModel,
     pipeline::{Handle, OperatorSettings, Progress, Served, Settings},
+    postgres::Postgres,
+    store::StoreLocation,
 };
 use candor_sdk::{
-    bindings::{CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus, Terms},
-    client::Client,
+    bindings::{Answer, CallbackStatus, Delivery, IInferenceOracle, Params, RequestArgs, RequestStatus, Terms},
+    client::{Announced, Client},
     commitment::signature_bytes,
     deploy::{Artifact, DeploySettings, Deployment, Disputes, deploy, deploy_verifier},
     ids::{ModelId, RequestId},
+    request::Request,
 };
 use reqwest::Url;
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
@@ -94,6 +98,8 @@ pub struct World {
     /// Wei of it that operators staked.
     pub staked: U256,
     next_key: u8,
+    /// Where relayers keep their databases; none: each in a file of its own.
+    postgres: Option<Arc<Postgres>>,
 }
 
 impl World {
@@ -109,7 +115,30 @@ impl World {
 
     /// The same with the dispute game and its judge.
     pub async fn start_with_disputes() -> Result<Self> {
-        Self::start_with(31337, Some(dispute_terms())).await
+        Self::start_with_terms(dispute_terms()).await
+    }
+
+    /// The same with other money and clocks.
+    pub async fn start_with_terms(terms: Terms) -> Result<Self> {
+        Self::start_with(31337, Some(terms)).await
+    }
+
+    /// The same with databases on a Postgres server; none, and that is said, where there is no Postgres.
+    pub async fn start_on_postgres(test: &str) -> Result<Option<Self>> {
+        let Some(server) = Postgres::for_test(test) else { return Ok(None) };
+        Ok(Some(Self { postgres: Some(server), ..Self::start().await? }))
+    }
+
+    /// Where a relayer in `folder` keeps its database: the same place each time.
+    pub fn store(&self, folder: &Path) -> StoreLocation {
+        let Some(server) = &self.postgres else { return folder.join("candor.db").into() };
+        let note = folder.join("database");
+        let url = std::fs::read_to_string(&note).ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+            let url = server.database().expect("Postgres makes databases");
+            std::fs::write(&note, url.as_str()).expect("the folder of a test can be written to");
+            url
+        });
+        StoreLocation::Postgres(Box::new(url))
     }
 
     async fn start_with(chain_id: u64, terms: Option<Terms>) -> Result<Self> {
@@ -154,6 +183,8 @@ impl World {
             client.send(client.register_model(loaded.descriptor(), String::new())).await?;
             models.insert(name, Arc::new(loaded));
         }
+        let everywhere = std::env::var("CANDOR_TEST_STORE").is_ok_and(|store| store == "postgres");
+        let postgres = if everywhere { Some(Postgres::shared()?) } else { None };
         let accounts = vec![owner.address()];
         Ok(Self {
             anvil,
@@ -165,6 +196,7 @@ impl World {
             minted: U256::ZERO,
             staked: U256::ZERO,
             next_key: 1,
+            postgres,
         })
     }
 
@@ -254,14 +286,16 @@ impl World {
                 bump_percent: 15,
                 at_a_loss: false,
             },
-            store: folder.join("candor.db").into(),
+            store: self.store(folder),
             lease: Duration::from_secs(3),
             locks: folder.to_owned(),
             http: None,
+            // The servers of the tests are on this machine.
+            inputs: FetchSettings { private_addresses: true, ..FetchSettings::default() },
             watcher: None,
             operator: operator.map(|operator| OperatorSettings {
-                account: operator.key.clone(),
-                signer: operator.key.clone(),
+                account: operator.key.clone().into(),
+                signer: operator.key.clone().into(),
                 models: models.collect(),
                 payout: None,
             }),
@@ -302,9 +336,16 @@ impl World {
         request_id(&self.client.send_from(self.owner, self.client.request(args, value)).await?)
     }
 
+    /// A request by an account without code about an input that is at a URI. `hash` and `size` are what it says of that.
+    pub async fn ask_by_uri(&self, model: &str, hash: B256, size: u32, uri: &str) -> Result<RequestId> {
+        let ask = Ask { model: self.models[model].id(), input: Vec::new(), delivery: Delivery::Final, callback_gas: 0 };
+        let (args, value) = self.args(&ask);
+        let call = self.client.request_by_uri(args, hash, size, uri.to_owned(), value);
+        request_id(&self.client.send_from(self.owner, call).await?)
+    }
+
     /// A request by a new consumer that behaves so when it is called.
     pub async fn ask_by_puppet(&self, ask: &Ask, callback: Callback) -> Result<(RequestId, Address)> {
-        use alloy::network::TransactionBuilder;
         let (args, value) = self.args(ask);
         let code = callback.creation_code(self.client.oracle, &IInferenceOracle::requestCall { args }.abi_encode());
         let transaction = alloy::rpc::types::TransactionRequest::default().with_deploy_code(code).with_value(value);
@@ -316,6 +357,24 @@ impl World {
     /// Deploys one of the example consumers, with the oracle and whatever else its constructor takes.
     pub async fn deploy_consumer(&self, artifact: &Artifact, arguments: impl SolValue) -> Result<Address> {
         Ok(artifact.deploy(self.client.provider(), arguments.abi_encode()).await?.0)
+    }
+
+    /// Somebody else carries an answer, first of all, into a block with this base fee, while blocks are mined by hand.
+    pub async fn carry(&self, answer: Answer, base_fee: u128) -> Result<()> {
+        let provider = self.client.provider();
+        let gwei = |amount: u128| amount * 1_000_000_000;
+        provider.anvil_set_next_block_base_fee_per_gas(base_fee).await?;
+        let carries = self
+            .client
+            .fulfill(vec![answer])
+            .into_transaction()
+            .with_gas_limit(1_000_000)
+            .with_max_fee_per_gas(gwei(200))
+            .with_max_priority_fee_per_gas(gwei(100));
+        let pending = provider.send_transaction(carries).await?;
+        provider.anvil_mine(Some(1), None).await?;
+        ensure!(pending.get_receipt().await?.status(), "the answer was refused");
+        Ok(())
     }
 
     /// Waits until a request stands somewhere.
@@ -374,12 +433,17 @@ impl World {
 
     /// How many events of a kind there are for a request, from the first block on.
     pub async fn count<E: SolEvent>(&self, id: RequestId) -> Result<usize> {
+        Ok(self.logs::<E>(id).await?.len())
+    }
+
+    /// The events of a kind for a request, from the first block on.
+    pub async fn logs<E: SolEvent>(&self, id: RequestId) -> Result<Vec<alloy::rpc::types::Log>> {
         let filter = alloy::rpc::types::Filter::new()
             .address(self.client.oracle)
             .event_signature(E::SIGNATURE_HASH)
             .topic1(B256::from(U256::from(id.0)))
             .from_block(0);
-        Ok(self.client.provider().get_logs(&filter).await?.len())
+        Ok(self.client.provider().get_logs(&filter).await?)
     }
 
     /// Transactions of an account that are in a block and reverted.
@@ -433,8 +497,8 @@ pub fn request_id(receipt: &TransactionReceipt) -> Result<RequestId> {
     receipt
         .logs()
         .iter()
-        .find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok())
-        .map(|event| RequestId(event.id))
+        .find_map(|log| Announced::read(log.data()))
+        .and_then(|announced| Some(Request::unpack(&announced.request).ok()?.id))
         .context("no request in the transaction")
 }
 

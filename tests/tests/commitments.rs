@@ -4,12 +4,12 @@ use alloy::{
     primitives::{Address, B256, U256},
     signers::SignerSync,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candor_sdk::{
     bindings::{Delivery, IInferenceOracle, IModelRegistry, IOperatorRegistry, Params},
     commitment::{SignedResult, VerifyError, signature_bytes},
     ids::{ModelId, RequestId},
-    request::Request,
+    request::{Input, Request},
 };
 use candor_tests::{
     World,
@@ -26,6 +26,7 @@ fn example() -> Request {
         input_hash: B256::repeat_byte(0xc3),
         seed: B256::repeat_byte(0xd4),
         params: Params { maxTokens: 0x2122_2324, temperature: 0x3f80_0001, minP: 0x3d4c_cccd },
+        input_by_uri: true,
         delivery: Delivery::Final,
         callback_gas_limit: 0x3132_3334,
         callback_gas_price: 0x4142_4344_4546,
@@ -42,6 +43,7 @@ async fn requests_pack_hash_and_sign_alike() -> Result<()> {
     let (client, oracle) = (&world.client, world.client.oracle);
     let mut small = example();
     small.delivery = Delivery::Optimistic;
+    small.input_by_uri = false;
     (small.fee, small.callback_gas_price, small.operator) = (1, 0, Address::ZERO);
     for request in [example(), small] {
         let packed = request.pack();
@@ -95,13 +97,14 @@ async fn a_signed_result_verifies_offline_and_any_change_of_it_does_not() -> Res
     let id = world.ask("credit", &applicant()).await?;
     let event = world.client.requested(id, 0).await?.context("no request")?;
     let request = Request::unpack(&event.request)?;
+    let Input::Bytes(input) = event.input else { bail!("the input came with the request") };
     let output = world.right_answer("credit", &applicant())?;
     let domain = world.client.domain();
     let signature = operator.key.sign_hash_sync(&domain.fulfillment_digest(&request, &output))?;
     let result = SignedResult {
         domain,
         request: event.request.abi_encode().into(),
-        input: event.input,
+        input,
         output: output.into(),
         signature: signature_bytes(&signature),
     };
@@ -147,4 +150,19 @@ async fn a_signed_result_verifies_offline_and_any_change_of_it_does_not() -> Res
 
 fn hex<const N: usize>(digits: &str) -> [u8; N] {
     alloy::primitives::hex::decode_to_array(digits).expect("hex")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_chain_takes_of_an_input_the_fetcher_takes_too() -> Result<()> {
+    use candor_relayer::fetch::MAX_INPUT_BYTES;
+    use candor_sdk::request::MAX_URI_BYTES;
+    let world = World::start().await?;
+    let (client, hash) = (&world.client, B256::repeat_byte(1));
+    let most = client.view(client.models, IModelRegistry::MAX_BYTESCall {}).await?;
+    assert!(most <= MAX_INPUT_BYTES, "a model may take {most} bytes, {MAX_INPUT_BYTES} are fetched");
+    let id = client.request_count().await?;
+    let longest = format!("data:,{}", "x".repeat(MAX_URI_BYTES - 6));
+    assert!(world.ask_by_uri("credit", hash, 80, &format!("{longest}x")).await.is_err(), "a byte too long");
+    assert_eq!(world.ask_by_uri("credit", hash, 80, &longest).await?, RequestId(id + 1));
+    Ok(())
 }

@@ -9,11 +9,7 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
-    dispute::{
-        DisputeProgress, Retrace,
-        liar::{Flip, Liar},
-        opinion::Verdict,
-    },
+    dispute::{DisputeProgress, Retrace, liar::Liar, opinion::Verdict},
     engine::{InferError, InferRequest},
     pipeline::{Handle, Infer, Progress, Settings, WatcherSettings},
 };
@@ -76,7 +72,8 @@ impl Court {
         std::fs::create_dir_all(&folder)?;
         let mut settings = self.world.settings(&folder, None);
         let models = self.world.settings(&folder, Some(&self.liar)).operator.context("no operator")?.models;
-        settings.watcher = Some(WatcherSettings { account: self.watcher.clone(), models, cap: ether(1) });
+        settings.watcher =
+            Some(WatcherSettings { account: self.watcher.clone().into(), models, cap: ether(1), demand_inputs: false });
         Ok(settings)
     }
 
@@ -260,98 +257,6 @@ async fn an_honest_operator_outlasts_a_false_challenger() -> Result<()> {
     ensure!(court.stake(court.liar.address()).await? == before, "an honest operator was slashed");
     court.settled().await?;
     Ok(operator.stop().await?)
-}
-
-/// Moves, gas and time of every transaction that the game saw.
-async fn print_bill(court: &Court) -> Result<()> {
-    let client = &court.world.client;
-    let filter = alloy::rpc::types::Filter::new().address(court.world.deployment.game).from_block(0);
-    let mut seen = std::collections::HashSet::new();
-    let mut sums = std::collections::BTreeMap::<&str, (u64, u64)>::new();
-    for log in client.provider().get_logs(&filter).await? {
-        let hash = log.transaction_hash.context("a pending log")?;
-        if !seen.insert(hash) {
-            continue;
-        }
-        let receipt = client.provider().get_transaction_receipt(hash).await?.context("no receipt")?;
-        let side = if receipt.from == court.liar.address() { "operator" } else { "challenger" };
-        let sum = sums.entry(side).or_default();
-        *sum = (sum.0 + 1, sum.1 + receipt.gas_used);
-        println!("{side:<10} {:>9} gas, {} bytes", receipt.gas_used, log.data().data.len());
-    }
-    for (side, (moves, gas)) in sums {
-        println!("{side}: {moves} transactions, {gas} gas");
-    }
-    Ok(())
-}
-
-/// One flipped bit of one weight of a real model is found, narrowed down and convicted.
-///
-///     relayer/models/fetch.sh DEST minilm smollm2
-///     CANDOR_MODEL=DEST/minilm cargo test --release -p candor-tests --test dispute real -- --ignored --nocapture
-///
-/// `CANDOR_TOKENS` are the tokens of the prompt (20), `CANDOR_GENERATE` the tokens to generate, for a model that does (100); `CANDOR_WEIGHT` is part of
-/// the name of the weight tensor whose first f32 or half loses a bit.
-#[ignore = "needs a model that is fetched, and a release build"]
-#[tokio::test(flavor = "multi_thread")]
-async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
-    use candor_relayer::{config::ModelSource, models::CatalogModel};
-    let number = |name: &str, default: u32| -> Result<u32> {
-        std::env::var(name).map_or(Ok(default), |text| text.parse().with_context(|| format!("{name} is a number")))
-    };
-    let folder = std::env::var("CANDOR_MODEL").context("CANDOR_MODEL names a model's folder")?;
-    let wanted = std::env::var("CANDOR_WEIGHT").unwrap_or_default();
-    let mut world = World::start_with_disputes().await?;
-    let started = Instant::now();
-    let model = Arc::new(CatalogModel::load(&ModelSource::Folder(folder.into()))?);
-    println!("{} loaded in {:.1?}", model.name(), started.elapsed());
-    let graph = &model.imported().model;
-    let tensors = graph.weights.tensors();
-    let tensor = tensors.iter().position(|tensor| tensor.rows() > 1 && tensor.name().contains(&wanted));
-    let tensor = tensor.context("no such weight")?;
-    let byte = if tensors[tensor].dtype() == candor_sdk::program::WeightType::F32 { 3 } else { 1 };
-    println!("bit 0 of byte {byte} of {} is flipped", tensors[tensor].name());
-    world.client.send(world.client.register_model(model.descriptor(), String::new())).await?;
-    world.models.insert("real", model.clone());
-    let (prompt, generate) = (number("CANDOR_TOKENS", 20)?, number("CANDOR_GENERATE", 100)?);
-    let input: Vec<u8> = (0..prompt).flat_map(|token| (1000 + 37 * token % 20_000).to_be_bytes()).collect();
-    let liar = world.operator(ether(5)).await?;
-    let watcher = world.account().await?;
-    let honest = Operator { key: world.account().await? };
-    let court = Court { world, liar, honest, watcher, folder: tempfile::tempdir()? };
-    let flip = Flip { tensor: u32::try_from(tensor)?, byte, bit: 0 };
-    let infer: Arc<dyn Infer> = Arc::new(Liar::new(graph, flip)?);
-    let (liar, _) = court.start(court.liars_settings("real", infer)?).await?;
-    let (watching, mut progress) = court.start(court.watchers_settings()?).await?;
-    let before = court.stake(court.liar.address()).await?;
-    let ask = candor_tests::Ask {
-        model: model.id(),
-        input,
-        delivery: candor_sdk::bindings::Delivery::Final,
-        callback_gas: 0,
-    };
-    let (mut args, value) = court.world.args(&ask);
-    args.params.maxTokens = if graph.limits.max_tokens > 0 { generate } else { 0 };
-    let receipt = court.world.client.send_from(court.world.owner, court.world.client.request(args, value)).await?;
-    let id = candor_tests::world::request_id(&receipt)?;
-    let asked = Instant::now();
-    let verdict = loop {
-        match tokio::time::timeout(Duration::from_secs(600), progress.recv()).await?? {
-            Progress::Dispute(DisputeProgress::Examined { id: of, verdict }) if of == id => break verdict,
-            Progress::Dispute(progress) => println!("{:>7.1?} {progress:?}", asked.elapsed()),
-            _ => {}
-        }
-    };
-    println!("{:>7.1?} the watcher finds it {verdict:?}", asked.elapsed());
-    ensure!(verdict == Verdict::Wrong, "that bit changes nothing in this answer; name another tensor (CANDOR_WEIGHT)");
-    while court.stake(court.liar.address()).await? == before {
-        ensure!(asked.elapsed() < Duration::from_secs(1800), "the liar was not convicted");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    println!("{:>7.1?} convicted", asked.elapsed());
-    print_bill(&court).await?;
-    liar.stop().await?;
-    Ok(watching.stop().await?)
 }
 
 /// A watcher is killed at each place that its first move comes by, and again at the next; it goes on, challenges once, and wins.

@@ -647,14 +647,19 @@ async fn games_through_endpoints_that_misbehave() -> Result<()> {
             settings.rpc_urls = vec![endpoint.url.clone()];
             if lying {
                 settings.operator = Some(OperatorSettings {
-                    account: operator.key.clone(),
-                    signer: operator.key.clone(),
+                    account: operator.key.clone().into(),
+                    signer: operator.key.clone().into(),
                     models: serving(&model, engine.clone()),
                     payout: None,
                 });
             } else {
                 let models = serving(&model, model.engine.clone());
-                settings.watcher = Some(WatcherSettings { account: account.clone(), models, cap: bonds(1) });
+                settings.watcher = Some(WatcherSettings {
+                    account: account.clone().into(),
+                    models,
+                    cap: bonds(1),
+                    demand_inputs: false,
+                });
             }
             relayers.push(Running::start(&name, settings).await?);
             endpoints.push((name, endpoint));

@@ -14,8 +14,7 @@ use candor_tests::{
 use std::time::Duration;
 
 /// Asks while the only endpoint misbehaves, one question in `every`.
-async fn survives(fault: Fault, every: usize) -> Result<()> {
-    let mut world = World::start().await?;
+async fn survives(mut world: World, fault: Fault, every: usize) -> Result<()> {
     let operator = world.operator(ether(2)).await?;
     let endpoint = FaultyEndpoint::start(&world.rpc_url(), fault, every).await?;
     let folder = tempfile::tempdir()?;
@@ -51,7 +50,7 @@ macro_rules! faults {
         $(
             #[tokio::test(flavor = "multi_thread")]
             async fn $test() -> Result<()> {
-                survives($fault, $every).await
+                survives(World::start().await?, $fault, $every).await
             }
         )*
     };
@@ -137,8 +136,7 @@ async fn request_taken_back(depth: u64) -> Result<()> {
 }
 
 /// The chain takes back `depth` blocks; the first of them is the one in which the request was answered, or made final.
-async fn reorganised(stage: Stage, depth: u64) -> Result<()> {
-    let mut world = World::start().await?;
+async fn reorganised(mut world: World, stage: Stage, depth: u64) -> Result<()> {
     let operator = world.operator(ether(2)).await?;
     let folder = tempfile::tempdir()?;
     let provider = world.client.provider();
@@ -195,10 +193,24 @@ reorganisations! {
     a_request_taken_back_1_deep: request_taken_back(1);
     a_request_taken_back_5_deep: request_taken_back(5);
     a_request_taken_back_20_deep: request_taken_back(20);
-    a_result_taken_back_1_deep: reorganised(Stage::Posted, 1);
-    a_result_taken_back_5_deep: reorganised(Stage::Posted, 5);
-    a_result_taken_back_20_deep: reorganised(Stage::Posted, 20);
-    a_settlement_taken_back_1_deep: reorganised(Stage::Final, 1);
-    a_settlement_taken_back_5_deep: reorganised(Stage::Final, 5);
-    a_settlement_taken_back_20_deep: reorganised(Stage::Final, 20);
+    a_result_taken_back_1_deep: reorganised(World::start().await?, Stage::Posted, 1);
+    a_result_taken_back_5_deep: reorganised(World::start().await?, Stage::Posted, 5);
+    a_result_taken_back_20_deep: reorganised(World::start().await?, Stage::Posted, 20);
+    a_settlement_taken_back_1_deep: reorganised(World::start().await?, Stage::Final, 1);
+    a_settlement_taken_back_5_deep: reorganised(World::start().await?, Stage::Final, 5);
+    a_settlement_taken_back_20_deep: reorganised(World::start().await?, Stage::Final, 20);
+}
+
+/// The database is the same to all of this; two of them, for that to stay so. All of them with `CANDOR_TEST_STORE=postgres`.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_answers_that_get_lost() -> Result<()> {
+    let Some(world) = World::start_on_postgres("on_postgres_answers_that_get_lost").await? else { return Ok(()) };
+    survives(world, Fault::DropAnswer, 4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres_a_settlement_taken_back_5_deep() -> Result<()> {
+    let test = "on_postgres_a_settlement_taken_back_5_deep";
+    let Some(world) = World::start_on_postgres(test).await? else { return Ok(()) };
+    reorganised(world, Stage::Final, 5).await
 }

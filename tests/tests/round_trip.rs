@@ -2,6 +2,7 @@
 
 use alloy::primitives::U256;
 use anyhow::Result;
+use candor_relayer::demo::abi as consumers;
 use candor_sdk::bindings::{CallbackStatus, Delivery, RequestStatus};
 use candor_tests::{
     Ask, World,
@@ -44,19 +45,6 @@ async fn delivers_at_once_or_at_finality_as_the_requester_chose() -> Result<()> 
     assert_eq!(world.wait_for(early, RequestStatus::Finalized).await?, CallbackStatus::Delivered);
     assert_eq!(world.wait_for(late, RequestStatus::Finalized).await?, CallbackStatus::Delivered);
     Ok(relayer.stop().await?)
-}
-
-mod consumers {
-    alloy::sol! {
-        interface LoanDesk {
-            function submit(int256[20] calldata numbers, uint8 delivery) external payable returns (uint64 id);
-            function applications(uint64 id) external view returns (address applicant, uint8 decision, int256 risk);
-        }
-        interface DigitReader {
-            function read(bytes calldata image, uint8 delivery) external payable returns (uint64 id);
-            function readings(uint64 id) external view returns (address reader, bool known, uint8 digit, uint64 confidence);
-        }
-    }
 }
 
 /// The two examples, both models, both deliveries: what the contracts hold in the end is what the model says, and no sooner than they asked for.

@@ -1,9 +1,12 @@
 //! Several processes of one operator on one Postgres queue: each request answered once, whoever dies in the middle of it.
 
-use alloy::{primitives::U256, providers::Provider};
+use alloy::{
+    primitives::U256,
+    providers::{Provider, ext::AnvilApi},
+};
 use anyhow::{Context, Result};
 use candor_relayer::{
-    pipeline::{self, Infer, InferError, InferRequest, Settings},
+    pipeline,
     postgres::Postgres,
     store::{Store, StoreLocation},
 };
@@ -12,8 +15,9 @@ use candor_sdk::{
     ids::RequestId,
 };
 use candor_tests::{
-    Operator, RelayerProcess, World,
+    Operator, RelayerProcess, Slow, World,
     process::PAYOUT,
+    scene::in_flight,
     world::{PRICE, WINDOW, applicant, ether, image},
 };
 use reqwest::Url;
@@ -123,30 +127,6 @@ async fn any_of_several_can_die_at_any_time() -> Result<()> {
     Ok(())
 }
 
-/// Takes its time, and says who answered.
-#[derive(Debug)]
-struct Slow(Arc<dyn Infer>, Duration);
-
-impl Infer for Slow {
-    fn infer(&self, batch: &[InferRequest]) -> Vec<Result<Vec<u8>, InferError>> {
-        std::thread::sleep(self.1 * u32::try_from(batch.len()).unwrap_or(u32::MAX));
-        self.0.infer(batch)
-    }
-
-    fn device(&self) -> String {
-        self.0.device()
-    }
-}
-
-fn slow(world: &World, folder: &std::path::Path, operator: &Operator, url: &Url, each: Duration) -> Settings {
-    let mut settings = world.settings(folder, Some(operator));
-    settings.store = StoreLocation::Postgres(Box::new(url.clone()));
-    for served in settings.operator.iter_mut().flat_map(|operator| operator.models.values_mut()) {
-        served.model = Arc::new(Slow(served.model.clone(), each));
-    }
-    settings
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_share_the_work_and_hand_over_when_they_stop() -> Result<()> {
     let Some((_server, url)) = queue("workers_share_the_work")? else { return Ok(()) };
@@ -159,7 +139,9 @@ async fn workers_share_the_work_and_hand_over_when_they_stop() -> Result<()> {
     }
     // Two folders of locks, as on two machines.
     let start = async |name: &str| {
-        let mut settings = slow(&world, folder.path(), &operator, &url, Duration::from_millis(10));
+        let mut settings = world.settings(folder.path(), Some(&operator));
+        settings.store = StoreLocation::Postgres(Box::new(url.clone()));
+        Slow::down(&mut settings, Duration::ZERO, Duration::from_millis(10));
         settings.locks = folder.path().join(name);
         std::fs::create_dir_all(&settings.locks)?;
         anyhow::Ok(pipeline::spawn(settings, broadcast::channel(16).0, CancellationToken::new()).await?)
@@ -214,6 +196,43 @@ async fn the_database_is_gone_for_a_while_and_the_relayer_goes_on() -> Result<()
         "the same process"
     );
     assert_eq!(world.client.provider().get_balance(PAYOUT).await?, U256::from(2 * PRICE));
+    relayer.kill().await
+}
+
+/// The transaction is mined while nobody can write that down.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_gone_while_a_transaction_is_in_flight() -> Result<()> {
+    let Ok(server) = Postgres::start() else {
+        assert!(Postgres::for_test("the_database_is_gone_while_a_transaction_is_in_flight").is_none());
+        return Ok(());
+    };
+    let url = server.database()?;
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(5)).await?;
+    let folder = tempfile::tempdir()?;
+    let asked = [world.ask("credit", &applicant()).await?];
+    let provider = world.client.provider();
+    provider.anvil_set_auto_mine(false).await?;
+    let relayer = process(folder.path(), &world, &operator, &url, None)?;
+    let looking = async {
+        loop {
+            // Until the relayer has made its tables there is nothing to open.
+            if let Ok(store) = Store::open_read_only(StoreLocation::Postgres(Box::new(url.clone()))).await {
+                break store;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let store = tokio::time::timeout(Duration::from_secs(30), looking).await.with_context(|| relayer.log())?;
+    in_flight(&store, |_| true).await.with_context(|| relayer.log())?;
+    server.down();
+    provider.anvil_set_auto_mine(true).await?;
+    provider.anvil_mine(Some(1), None).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.up()?;
+    settled_once(&world, &asked, || relayer.log()).await?;
+    assert!(world.failed_transactions(operator.address()).await?.is_empty());
+    assert_eq!(relayer.log().matches("relayer started").count(), 1, "the same process");
     relayer.kill().await
 }
 

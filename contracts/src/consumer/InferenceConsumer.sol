@@ -64,11 +64,30 @@ abstract contract InferenceConsumer is IInferenceConsumer {
 
     /// @notice Asks, with everything said. Paid from this contract's credit first, then from its balance.
     function _request(IInferenceOracle.RequestArgs memory args) internal returns (RequestId) {
+        return oracle.request{value: _toPay(args)}(args);
+    }
+
+    /// @notice Asks about an input that is at a URI (`https:`, `ipfs:`, `data:`) and does not travel on chain, as the short `_request` does.
+    /// @dev For inputs that you or somebody you trust has published. Where the one who asks chooses hash and URI, it may choose an input that nobody
+    /// else can get at, and then nobody checks the answer of its own accord: see `IInferenceOracle.requestByUri`.
+    function _requestByUri(ModelId modelId, bytes32 inputHash, uint32 inputSize, string memory uri) internal returns (RequestId) {
+        return _requestByUri(_defaults(modelId, ""), inputHash, inputSize, uri);
+    }
+
+    /// @notice The same with everything said; `args.input` stays empty.
+    function _requestByUri(IInferenceOracle.RequestArgs memory args, bytes32 inputHash, uint32 inputSize, string memory uri)
+        internal
+        returns (RequestId)
+    {
+        return oracle.requestByUri{value: _toPay(args)}(args, inputHash, inputSize, uri);
+    }
+
+    /// What is to be sent with a request: what the credit at the oracle does not cover.
+    function _toPay(IInferenceOracle.RequestArgs memory args) private view returns (uint256 value) {
         uint256 total = uint256(args.maxFee) + uint256(args.callbackGasLimit) * args.callbackGasPrice;
         uint256 credit = oracle.creditOf(address(this));
-        uint256 value = total > credit ? total - credit : 0;
+        value = total > credit ? total - credit : 0;
         if (value > address(this).balance) revert CannotPay(address(this).balance + credit, total);
-        return oracle.request{value: value}(args);
     }
 
     /// @notice What the short `_request` says; change what you need and give it to the long one.

@@ -29,6 +29,8 @@ contract MockInferenceOracle is IInferenceOracle {
         uint256 paid;
         RequestStatus status;
         CallbackStatus callback;
+        bytes32 inputHash;
+        string uri; // empty: the input is in `args`
     }
 
     /// Gas that `onInferenceRevoked` gets.
@@ -105,14 +107,25 @@ contract MockInferenceOracle is IInferenceOracle {
     // ---------------------------------------------------------------- what a consumer calls
 
     /// @inheritdoc IInferenceOracle
-    function request(RequestArgs calldata args) external payable returns (RequestId id) {
+    function request(RequestArgs calldata args) external payable returns (RequestId) {
+        return _ask(args, keccak256(args.input), "");
+    }
+
+    /// @inheritdoc IInferenceOracle
+    function requestByUri(RequestArgs calldata args, bytes32 inputHash, uint32, string calldata uri) external payable returns (RequestId) {
+        if (bytes(uri).length == 0 || bytes(uri).length > 2048) revert InvalidUri(bytes(uri).length, 2048);
+        if (args.input.length != 0) revert TwoInputs();
+        return _ask(args, inputHash, uri);
+    }
+
+    function _ask(RequestArgs calldata args, bytes32 inputHash, string memory uri) private returns (RequestId id) {
         if (args.maxFee < price) revert IOperatorRegistry.FeeTooLow(args.maxFee, price);
         uint256 total = uint256(price) + uint256(args.callbackGasLimit) * args.callbackGasPrice;
         uint256 available = msg.value + creditOf[msg.sender];
         if (available < total) revert InsufficientPayment(available, total);
         creditOf[msg.sender] = available - total;
         id = RequestId.wrap(++requestCount);
-        _asked[id] = Asked(msg.sender, args, total, RequestStatus.Requested, CallbackStatus.None);
+        _asked[id] = Asked(msg.sender, args, total, RequestStatus.Requested, CallbackStatus.None, inputHash, uri);
     }
 
     /// @inheritdoc IInferenceOracle

@@ -33,6 +33,7 @@ contract DisputeGame is Credits {
     // P42: what a transaction costs that it cannot count itself, because it comes before or after: itself, a dispute's word, the event.
     uint256 private constant CHALLENGE_GAS = 54_000;
     uint256 private constant CLAIM_GAS = 10_000;
+    uint256 private constant SHOW_GAS = 10_000;
     uint256 private constant MOVE_GAS = 32_000;
     uint256 private constant CONVICTION_GAS = 47_000;
     /// A byte of calldata: between the price of a zero and that of another, as structs are mostly zeros.
@@ -137,6 +138,18 @@ contract DisputeGame is Credits {
     // ---------------------------------------------------------------- the operator's moves
 
     /// @inheritdoc IDisputeGame
+    function showInput(PackedRequest calldata request, Fulfillment calldata fulfillment, bytes calldata input) external notReentered {
+        uint256 gasBefore = gasleft();
+        (bytes32 result, Result storage r) = _beforeClaim(request.hash(), fulfillment);
+        // INVARIANT: an operator is made to show an input once, and none that the chain has already (P48).
+        if (!request.inputByUri() || r.shown) revert NothingToShow(result);
+        _requireHash(request.inputHash, keccak256(input));
+        r.shown = true;
+        emit InputShown(result, input);
+        r.claimGas = _plusGas(r.claimGas, gasBefore, SHOW_GAS + SHOWN_GAS * input.length);
+    }
+
+    /// @inheritdoc IDisputeGame
     function claim(
         PackedRequest calldata request,
         Fulfillment calldata fulfillment,
@@ -148,14 +161,9 @@ contract DisputeGame is Credits {
     ) external notReentered {
         uint256 gasBefore = gasleft();
         bytes32 requestHash = request.hash();
-        bytes32 result = requestHash.hashResult(fulfillment);
-        Result storage r = _results[result];
-        if (r.claimBy == 0) revert UnknownResult(result);
-        if (r.standing != Standing.Open) revert ResultFell(result);
-        // INVARIANT: an operator has one word about its run, the same for all challengers (P30).
-        if (r.claimedAt != 0) revert AlreadyClaimed(result);
-        if (block.timestamp > r.claimBy) revert TimeOver(r.claimBy);
-        _requireOperator(fulfillment.operator);
+        (bytes32 result, Result storage r) = _beforeClaim(requestHash, fulfillment);
+        // INVARIANT: who has to find out what is wrong has the input, wherever it is (P48).
+        if (request.inputByUri() && !r.shown) revert InputNotShown(result);
 
         IStepVerifier.Claim memory c = claim_;
         if (
@@ -175,7 +183,7 @@ contract DisputeGame is Credits {
             abi.encodePacked(Merkle.TRACE, uint256(c.sequence), uint256(c.prompt), uint256(c.inputBytes), uint256(c.outputBytes), c.root)
         );
         emit Claimed(result, traceRoot, c, tokens, hashes);
-        r.claimGas = _plusGas(0, gasBefore, CLAIM_GAS + SHOWN_GAS * (0x20 * hashes.length + tokens.length));
+        r.claimGas = _plusGas(r.claimGas, gasBefore, CLAIM_GAS + SHOWN_GAS * (0x20 * hashes.length + tokens.length));
     }
 
     /// @inheritdoc IDisputeGame
@@ -411,6 +419,18 @@ contract DisputeGame is Credits {
 
     function _deadline(Dispute memory d, Result storage r) private view returns (uint256) {
         return d.turn == Turn.Claim ? r.claimBy : d.deadline(_extension);
+    }
+
+    /// A result that waits for its operator's claim, and is its operator's to move.
+    function _beforeClaim(bytes32 requestHash, Fulfillment calldata fulfillment) private view returns (bytes32 result, Result storage r) {
+        result = requestHash.hashResult(fulfillment);
+        r = _results[result];
+        if (r.claimBy == 0) revert UnknownResult(result);
+        if (r.standing != Standing.Open) revert ResultFell(result);
+        // INVARIANT: an operator has one word about its run, the same for all challengers (P30).
+        if (r.claimedAt != 0) revert AlreadyClaimed(result);
+        if (block.timestamp > r.claimBy) revert TimeOver(r.claimBy);
+        _requireOperator(fulfillment.operator);
     }
 
     /// Checks turn and time, and presses the clock. The caller checks whose move it is.

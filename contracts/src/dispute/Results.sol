@@ -16,6 +16,7 @@ struct Result {
     uint40 claimedAt; // unix seconds; 0: no claim yet
     uint32 nodes; // of the claimed trace
     Standing standing;
+    bool shown; // whether the operator has shown an input that is at a URI
     uint96 claimGas; // wei that the claim cost, until an upheld dispute has repaid it
     bytes32 claimHash; // keccak256(abi.encode(requestHash, claim))
     bytes32 root; // of the claimed trace

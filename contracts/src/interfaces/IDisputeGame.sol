@@ -118,6 +118,9 @@ interface IDisputeGame {
     /// @notice The operator said what its run was; all disputes over the result go on from here. `hashes` are those at the depth of the first reveal.
     event Claimed(bytes32 indexed result, bytes32 traceRoot, IStepVerifier.Claim claim, bytes tokens, bytes32[] hashes);
 
+    /// @notice The operator showed the input of a request by URI, so that everybody has it who plays.
+    event InputShown(bytes32 indexed result, bytes input);
+
     /// @notice A move was made; `dispute` is what the next one has to bring. `data`: for `select` nothing, for `reveal` abi.encode(bytes32[] hashes), for
     /// `revealLeaf` the leaf, for `selectElement` nothing, for `revealPartials` the partials.
     event Moved(DisputeId indexed id, address indexed by, Dispute dispute, bytes data);
@@ -141,6 +144,8 @@ interface IDisputeGame {
     error AlreadyClaimed(bytes32 result);
     error ResultFell(bytes32 result);
     error InvalidClaim();
+    error InputNotShown(bytes32 result);
+    error NothingToShow(bytes32 result);
     error HashMismatch(bytes32 expected, bytes32 actual);
     error WrongCount(uint256 actual, uint256 expected);
     error OutOfRange(uint256 index, uint256 count);
@@ -162,7 +167,10 @@ interface IDisputeGame {
     /// @notice Opens a dispute over a result inside its challenge window. Exactly the bond is to be sent.
     function challenge(PackedRequest calldata request, Fulfillment calldata fulfillment) external payable returns (DisputeId);
 
-    /// @notice The operator's word about its run. Once a result. By the operator or a signer of it, as all its moves.
+    /// @notice The operator shows the input of a request by URI. Once a result, before the claim and in the same time; by the operator or a signer of it.
+    function showInput(PackedRequest calldata request, Fulfillment calldata fulfillment, bytes calldata input) external;
+
+    /// @notice The operator's word about its run; where the input is at a URI, after `showInput`. Once a result. By the operator or a signer of it, as all its moves.
     /// @param programRoot Root of the tree over the node descriptors, which shows how many there are.
     /// @param hashes The hashes `levelsOf(height)` levels below the root of the tree of nodes, from left to right; as many as there are, none for what is
     /// beyond the last node.
@@ -226,6 +234,7 @@ interface IDisputeGame {
     function timeout(Dispute calldata dispute, PackedRequest calldata request, Fulfillment calldata fulfillment) external;
 
     /// @notice Carries out a decision against a result: slashes, and opens the request again. Anybody may; the winner is paid by it.
+    /// @param input Of the request; of one by URI it may be left out.
     function reject(PackedRequest calldata request, Fulfillment calldata fulfillment, bytes calldata input) external;
 
     /// @notice Gives a challenger its bond and its gas back whose dispute became moot because another one was won. Anybody may.

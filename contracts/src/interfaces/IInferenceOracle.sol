@@ -41,8 +41,14 @@ interface IInferenceOracle {
         bytes output;
     }
 
-    /// @notice A request was made, or (`attempt` > 0) opened again. With `input`, all that is needed to answer it.
+    /// @notice A request was made, or (`attempt` > 0) opened again. With `input`, all that is needed to answer it; a request by URI that is opened again
+    /// may come without (see `rejectResult`).
     event Requested(RequestId indexed id, ModelId indexed modelId, address indexed operator, PackedRequest request, bytes input);
+
+    /// @notice A request was made whose input, of so many bytes, is at a URI. What is there counts only if its keccak256 is the request's `inputHash`.
+    event RequestedByUri(
+        RequestId indexed id, ModelId indexed modelId, address indexed operator, PackedRequest request, uint32 inputSize, string uri
+    );
 
     /// @notice A result was posted. It becomes final at `fulfillment.fulfilledAt + challengeWindow` if nobody disputes it.
     event Fulfilled(RequestId indexed id, address indexed operator, Fulfillment fulfillment, bytes output);
@@ -77,6 +83,8 @@ interface IInferenceOracle {
     error WrongStatus(RequestId id, RequestStatus actual);
     error RequestMismatch(RequestId id);
     error InputSize(uint256 size, uint256 min, uint256 max);
+    error InvalidUri(uint256 length, uint256 max);
+    error TwoInputs();
     error TooManyTokens(uint256 asked, uint256 max);
     error InvalidTimeout(uint256 timeout, uint256 min, uint256 max);
     error InsufficientPayment(uint256 available, uint256 required);
@@ -105,6 +113,20 @@ interface IInferenceOracle {
     /// @notice Asks. Pays from `msg.value` and, for what is missing, from the caller's credit; what is too much becomes credit.
     /// @return id Number of the request; the caller is its requester and is called back.
     function request(RequestArgs calldata args) external payable returns (RequestId id);
+
+    /// @notice Asks about an input that is at a URI and does not travel on chain: for inputs that many know or that are long.
+    /// @dev Nobody is obliged to find it: if none of those who could answer can have it from there, the request expires and `cancel` gives everything
+    /// back. Whoever gets to choose hash and URI for a contract can choose an input that only it and an operator have; what such a pair says is checked
+    /// only if somebody challenges it, which makes the operator show the input (see docs/protocol.md, P48). Where a stranger chooses, let `request` take
+    /// the bytes.
+    /// @param args As for `request`, with an empty `input`.
+    /// @param inputHash keccak256 of the input.
+    /// @param inputSize Its bytes, inside the model's limits.
+    /// @param uri Where it is: `https:`, `ipfs:`, `data:`; 1 to 2048 bytes.
+    function requestByUri(RequestArgs calldata args, bytes32 inputHash, uint32 inputSize, string calldata uri)
+        external
+        payable
+        returns (RequestId id);
 
     /// @notice What a request costs now at the cheapest operator: its price and the callback's gas.
     function quote(ModelId modelId, uint32 callbackGasLimit, uint64 callbackGasPrice) external view returns (uint96 price, uint256 total);
@@ -138,6 +160,7 @@ interface IInferenceOracle {
     function upholdResult(PackedRequest calldata request_, Fulfillment calldata fulfillment) external;
 
     /// @notice Rejects it: slashes the slice of stake to the caller, opens the request again and tells a consumer that was given the result.
+    /// @param input Of the request, which is announced again with it. Of a request by URI it may be left out.
     /// @return slashed Wei sent to the caller.
     function rejectResult(PackedRequest calldata request_, Fulfillment calldata fulfillment, bytes calldata input)
         external

@@ -9,6 +9,7 @@ import {IInferenceOracle} from "../interfaces/IInferenceOracle.sol";
 /// head of the event's data, so nothing is encoded or copied twice. Same bytes as `emit` would give; the tests compare them.
 ///
 ///     request      [ six words of PackedRequest ] [ offset ] [ length ] [ input, padded ]
+///     by URI       [ six words of PackedRequest ] [ size of the input ] [ offset ] [ length ] [ URI, padded ]
 ///     fulfillment  [ hash of the request ] [ four words of Fulfillment ] [ offset ] [ length ] [ output, padded ]
 ///                    hashed from here ..................................    logged from the second word on
 /// @dev Raw memory rather than structs: the compiler clears every struct that it hands over.
@@ -33,6 +34,21 @@ library EventData {
         }
     }
 
+    /// @notice Lays out what is said of an input that is elsewhere. To be announced with `announceByUri`.
+    function forRequestByUri(bytes32 inputHash_, uint256 inputSize, string calldata uri) internal pure returns (RequestData data) {
+        assembly ("memory-safe") {
+            data := mload(0x40)
+            mstore(add(data, 0x40), inputHash_)
+            mstore(add(data, 0xc0), inputSize)
+            mstore(add(data, 0xe0), 0x100)
+            mstore(add(data, 0x100), uri.length)
+            let start := add(data, 0x120)
+            calldatacopy(start, uri.offset, uri.length)
+            mstore(add(start, uri.length), 0)
+            mstore(0x40, add(start, and(add(uri.length, 0x3f), not(0x1f))))
+        }
+    }
+
     function write(RequestData data, bytes32 head, ModelId modelId, bytes32 seed, bytes32 payment, bytes32 terms) internal pure {
         assembly ("memory-safe") {
             mstore(data, head)
@@ -49,6 +65,12 @@ library EventData {
         }
     }
 
+    function writeInputHash(RequestData data, bytes32 inputHash_) internal pure {
+        assembly ("memory-safe") {
+            mstore(add(data, 0x40), inputHash_)
+        }
+    }
+
     /// @notice keccak256(abi.encode(request))
     function hash(RequestData data) internal pure returns (bytes32 result) {
         assembly ("memory-safe") {
@@ -62,6 +84,15 @@ library EventData {
         assembly ("memory-safe") {
             let padded := and(add(mload(add(data, 0xe0)), 0x1f), not(0x1f))
             log4(data, add(0x100, padded), topic, id, modelId, operator)
+        }
+    }
+
+    /// @notice emit RequestedByUri(id, modelId, operator, request, inputSize, uri)
+    function announceByUri(RequestData data, RequestId id, ModelId modelId, address operator) internal {
+        bytes32 topic = IInferenceOracle.RequestedByUri.selector;
+        assembly ("memory-safe") {
+            let padded := and(add(mload(add(data, 0x100)), 0x1f), not(0x1f))
+            log4(data, add(0x120, padded), topic, id, modelId, operator)
         }
     }
 

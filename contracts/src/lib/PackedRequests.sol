@@ -13,6 +13,9 @@ library PackedRequests {
 
     uint256 internal constant MAX_CALLBACK_GAS_PRICE = type(uint48).max;
 
+    /// The bit above the delivery: the input is at a URI.
+    uint256 internal constant BY_URI = 0x80;
+
     // ---------------------------------------------------------------- writing
 
     function packHead(address requester_, uint256 attempt_, RequestId id_) internal pure returns (bytes32) {
@@ -85,7 +88,16 @@ library PackedRequests {
     }
 
     function delivery(PackedRequest calldata r) internal pure returns (Delivery) {
-        return Delivery(uint8(uint256(r.terms) >> 72));
+        return Delivery(uint8(uint256(r.terms) >> 72) & 0x7f);
+    }
+
+    function inputByUri(PackedRequest calldata r) internal pure returns (bool) {
+        return deliveryBits(r) & BY_URI != 0;
+    }
+
+    /// @notice Delivery, and whether the input is at a URI, as they are packed.
+    function deliveryBits(PackedRequest calldata r) internal pure returns (uint256) {
+        return uint8(uint256(r.terms) >> 72);
     }
 
     function openFor(PackedRequest calldata r) internal pure returns (uint256) {
@@ -111,6 +123,7 @@ library PackedRequests {
             inputHash: r.inputHash,
             seed: r.seed,
             params: unpackParams(r),
+            inputByUri: inputByUri(r),
             delivery: delivery(r),
             callbackGasLimit: uint32(callbackGasLimit(r)),
             callbackGasPrice: uint64(callbackGasPrice(r)),

@@ -88,6 +88,28 @@ abstract contract GameWorld is World {
         p.f = post(p.r, output);
     }
 
+    /// The same for a request whose input is at a URI.
+    function postedByUri(bytes memory output) internal returns (Play memory p) {
+        p.r = askByUri();
+        p.output = output;
+        p.f = post(p.r, output);
+    }
+
+    function askByUri() internal returns (PackedRequest memory) {
+        IInferenceOracle.RequestArgs memory args = plainArgs();
+        args.input = "";
+        vm.recordLogs();
+        vm.prank(alice);
+        oracle.requestByUri{value: PRICE}(args, keccak256(input()), uint32(input().length), "https://example.org/input");
+        return lastRequestByUri();
+    }
+
+    function showInput(Play memory p) internal {
+        vm.prank(p.f.operator);
+        disputes.showInput(p.r, p.f, input());
+        measure();
+    }
+
     function challenge(Play memory p, address who) internal {
         vm.recordLogs();
         vm.prank(who);

@@ -40,6 +40,19 @@ contract GasTest is World {
         _single(", callback at finality", Delivery.Final, true);
     }
 
+    /// An input of any size, with an address of 64 bytes.
+    function test_gas_requestByUri() external {
+        IInferenceOracle.RequestArgs memory args = plainArgs();
+        args.input = "";
+        args.delivery = Delivery.Final;
+        uint256 value = costOf(args);
+        vm.prank(alice);
+        oracle.requestByUri{value: value}(
+            args, keccak256("input"), 4096, "ipfs://bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbz"
+        );
+        vm.snapshotValue(GROUP, "request, input by URI", vm.lastCallGas().gasTotalUsed);
+    }
+
     function test_gas_batch1() external {
         _batch(1, "", Delivery.Final, false);
     }

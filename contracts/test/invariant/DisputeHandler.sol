@@ -244,7 +244,7 @@ contract DisputeHandler is GameWorld {
         _items.push();
         i = _items.length - 1;
         Play memory p;
-        p.r = ask();
+        p.r = seed >> 32 & 1 == 0 ? ask() : askByUri();
         if (seed >> 64 & 1 == 1) {
             _items[i].lie = 1 + (seed >> 65) % type(uint64).max;
             skip(EXCLUSIVE);
@@ -279,6 +279,7 @@ contract DisputeHandler is GameWorld {
 
     function _claim(uint256 i, Trace memory trace) private {
         Play memory p = abi.decode(_items[i].play, (Play));
+        if (oracle.unpack(p.r).inputByUri) showInput(p);
         claim(p, trace);
         _items[i].claimed = true;
         _items[i].play = abi.encode(p);

@@ -149,7 +149,9 @@ contract Handler is World {
     function reject(uint256 pick) external {
         Item storage item = _items[_some(RequestStatus.Disputed, pick)];
         vm.recordLogs();
-        game.reject(item.request_, item.fulfillment, INPUT);
+        // Of an input that is at a URI nothing need be brought.
+        bool without = oracle.unpack(item.request_).inputByUri && pick & 1 == 0;
+        game.reject(item.request_, item.fulfillment, without ? bytes("") : INPUT);
         item.request_ = lastRequest();
         item.status = RequestStatus.Requested;
         calls[msg.sig] += 1;
@@ -312,11 +314,15 @@ contract Handler is World {
         uint256 needed = uint256(args.maxFee) + allowanceOf(args);
         if (terms & 4 == 0) oracle.depositCredit{value: needed}(requester);
         vm.recordLogs();
+        bool byUri = terms & 8 != 0;
+        if (byUri) args.input = "";
+        uint256 value = terms & 4 == 0 ? excess : needed + excess;
         vm.prank(requester);
-        oracle.request{value: terms & 4 == 0 ? excess : needed + excess}(args);
+        if (byUri) oracle.requestByUri{value: value}(args, keccak256(INPUT), uint32(INPUT.length), "ipfs://input");
+        else oracle.request{value: value}(args);
         _items.push();
         Item storage item = _items[_items.length - 1];
-        item.request_ = lastRequest();
+        item.request_ = byUri ? lastRequestByUri() : lastRequest();
         item.status = RequestStatus.Requested;
         escrow += _total(oracle.unpack(item.request_));
         return _items.length - 1;

@@ -165,6 +165,17 @@ abstract contract World is Test {
         (request_,) = abi.decode(data, (PackedRequest, bytes));
     }
 
+    /// The request of the last `RequestedByUri` event.
+    function lastRequestByUri() internal returns (PackedRequest memory request_) {
+        bytes memory data = lastEvent(IInferenceOracle.RequestedByUri.selector);
+        (request_,,) = abi.decode(data, (PackedRequest, uint32, string));
+    }
+
+    /// For contracts that ask on a test's behalf.
+    function theModelId() external view returns (ModelId) {
+        return model;
+    }
+
     function lastFulfillment() internal returns (Fulfillment memory fulfillment) {
         bytes memory data = lastEvent(IInferenceOracle.Fulfilled.selector);
         (fulfillment,) = abi.decode(data, (Fulfillment, bytes));

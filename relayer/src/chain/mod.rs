@@ -1,5 +1,6 @@
 //! The chain side: reading events in ranges of blocks, and owning the account's transactions.
 
+mod due;
 mod rpc;
 mod sender;
 mod watcher;

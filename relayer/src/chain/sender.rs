@@ -4,28 +4,36 @@
 //! that its nonce is used. After a restart the same bytes are sent again, so nothing is ever sent twice under two nonces. What a transaction *did* is
 //! never concluded from an RPC's word: the watcher reads it from the events.
 
-use super::{Rpc, RpcClient};
+use super::{Rpc, RpcClient, due::Due};
 use crate::{
     complaints::Complaints,
     crash,
-    ops::metrics::TRANSACTIONS_REPLACED,
+    keys::{SignError, SigningKey},
+    ops::metrics::{GAS_USED, TRANSACTIONS, TRANSACTIONS_REPLACED},
+    own_time::OwnTime,
     store::{Purpose, SentTransaction, Store, StoreError, TransactionState},
 };
 use alloy::{
     consensus::{SignableTransaction, TxEip1559, TxEnvelope},
     eips::eip2718::Encodable2718,
-    network::TxSignerSync,
-    primitives::{Address, B256, TxKind, U256},
+    primitives::{Address, B256, Bytes, TxKind, U256},
     providers::Provider,
-    signers::local::PrivateKeySigner,
+    rpc::types::TransactionRequest,
 };
-use candor_sdk::client::{Call, ClientError, RpcFailure};
+use candor_sdk::{
+    bindings::RequestStatus,
+    client::{Call, ClientError, RpcFailure},
+    ids::RequestId,
+};
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Mutex, time::Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 /// Limits on what transactions may cost.
 #[derive(Debug, Clone, Copy)]
@@ -92,12 +100,17 @@ pub enum SendError {
         /// What is needed.
         needed: U256,
     },
+    /// A transaction was stuck until nothing was left for it to do, and another one that does nothing took its nonce. What it carried is free again.
+    #[error(
+        "nonce {0} was used up by a transaction that does nothing: there was nothing left to do for the one before"
+    )]
+    Cancelled(u64),
     /// The nonce was used by a transaction that this relayer did not send.
     #[error("nonce {0} was used by a transaction that is not this relayer's: another program uses the key")]
     NonceTaken(u64),
     /// The key can't sign.
-    #[error("signing failed: {0}")]
-    Signer(#[from] alloy::signers::Error),
+    #[error(transparent)]
+    Signer(#[from] SignError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -144,13 +157,16 @@ impl SendError {
 #[derive(Debug)]
 pub struct Sender {
     store: Store,
-    account: PrivateKeySigner,
+    account: SigningKey,
     limits: GasLimits,
     poll_interval: Duration,
     /// One transaction at a time, whoever asks for it; first come, first served.
     turn: Mutex<()>,
     /// The highest block in which a transaction of this account was seen.
     last_block: AtomicU64,
+    /// Until when what is sent, or waits for its turn, has to be in a block.
+    due: Due,
+    own_time: Arc<OwnTime>,
 }
 
 /// The EIP-1559 tip in wei, at most: relayers do not race for positions in a block. Where blocks are cheaper, what the endpoint suggests is enough.
@@ -162,6 +178,10 @@ const GAS_MARGIN: u64 = 5;
 /// Bytes of a transaction, at most: nodes pass on no larger ones, and would refuse it for ever.
 const MAX_BYTES: usize = 128 * 1024;
 
+/// Part of the time left for which a transaction with a deadline is left as it is before it is replaced by a dearer one. So it is replaced ever more often as
+/// the deadline comes near: at 15 % each, to 6 times as much by when a tenth of the time is left, and to 34 times by when a hundredth is.
+const PATIENCE: u32 = 6;
+
 /// Longest time between two looks at a transaction while no endpoint answers.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -170,8 +190,24 @@ const MAX_GAS: u64 = 1 << 24;
 
 impl Sender {
     /// Takes over an account.
-    pub fn new(store: Store, account: PrivateKeySigner, limits: GasLimits, poll_interval: Duration) -> Self {
-        Self { store, account, limits, poll_interval, turn: Mutex::default(), last_block: AtomicU64::new(0) }
+    pub(crate) fn new(
+        store: Store,
+        account: SigningKey,
+        limits: GasLimits,
+        poll_interval: Duration,
+        own_time: Arc<OwnTime>,
+    ) -> Self {
+        let last_block = AtomicU64::new(0);
+        Self {
+            store,
+            account,
+            limits,
+            poll_interval,
+            turn: Mutex::default(),
+            last_block,
+            due: Due::default(),
+            own_time,
+        }
     }
 
     /// The account.
@@ -187,12 +223,25 @@ impl Sender {
     /// Brings transactions of an earlier run to their end. Call before the first `send`.
     pub async fn recover(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
         let _turn = self.turn.lock().await;
+        self.take_up(rpc).await
+    }
+
+    /// The same, unless somebody else is sending something right now: then nothing is left behind.
+    pub async fn recover_unless_busy(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
+        match self.turn.try_lock() {
+            Ok(_turn) => self.take_up(rpc).await,
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn take_up(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
         let mut ended = Vec::new();
         while let Some(sent) = self.store.unresolved().await?.into_iter().next() {
             info!(purpose = %sent.purpose, nonce = sent.nonce, tx = %sent.hash, "taking up a transaction whose outcome is open");
             match self.track(rpc, sent.nonce).await {
                 Ok(sent) => ended.push(sent),
                 Err(SendError::NonceTaken(nonce)) => warn!(nonce, "the nonce was used by another transaction"),
+                Err(SendError::Cancelled(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -207,22 +256,50 @@ impl Sender {
         call: Call,
         requests: &[(u64, u32)],
     ) -> Result<Sent, SendError> {
-        let _turn = self.turn.lock().await;
+        self.send_by(rpc, purpose, call, requests, None).await
+    }
+
+    /// The same for what is of use only until some time. As that comes near, it and whatever of this account stands before it are replaced by dearer
+    /// transactions ever more often, up to the limit.
+    pub async fn send_by(
+        &self,
+        rpc: &Rpc,
+        purpose: Purpose,
+        call: Call,
+        requests: &[(u64, u32)],
+        until: Option<Instant>,
+    ) -> Result<Sent, SendError> {
+        let _due = until.map(|until| self.due.add(until));
+        let _turn = self.own_time.wait(self.turn.lock()).await;
         let client = rpc.client();
         // Before the simulation, in which nodes find all sorts of words for it.
         self.check_balance(client, call.value).await?;
-        let gas = client.simulate(self.address(), call.clone()).await.map_err(SendError::of_simulation)?;
-        let gas_limit = with_margin(gas)?;
-        let head = rpc.head().await?;
-        let tip =
-            client.provider().get_max_priority_fee_per_gas().await.map_or(TIP, |suggested| suggested.clamp(1, TIP));
+        let gas = self.own_time.wait(client.simulate(self.address(), call.clone())).await;
+        let gas_limit = with_margin(gas.map_err(SendError::of_simulation)?)?;
+        let head = self.own_time.wait(rpc.head()).await?;
+        let tip = self.own_time.wait(client.provider().get_max_priority_fee_per_gas().into_future()).await;
+        let tip = tip.map_or(TIP, |suggested| suggested.clamp(1, TIP));
         let fee = self.fee(head.base_fee, tip)?;
         self.check_funds(client, U256::from(gas_limit) * U256::from(fee) + call.value).await?;
-        let nonce = client.provider().get_transaction_count(self.address()).await.map_err(ClientError::from)?;
-        let sent = self.sign(client.chain_id, nonce, purpose, &call, gas_limit, (fee, tip))?;
+        let nonce = self.own_time.wait(client.provider().get_transaction_count(self.address()).into_future()).await;
+        let nonce = nonce.map_err(ClientError::from)?;
+        let transaction = TxEip1559 {
+            chain_id: client.chain_id,
+            nonce,
+            gas_limit,
+            max_fee_per_gas: fee,
+            max_priority_fee_per_gas: tip.min(fee),
+            to: TxKind::Call(call.to),
+            value: call.value,
+            input: call.data,
+            ..Default::default()
+        };
+        let sent = self.sign(purpose, transaction).await?;
         check_size(sent.raw.len())?;
         self.store.sending(&sent, requests).await?;
         crash::point(&format!("{purpose}-stored"));
+        self.own_time.sent(requests);
+        let _chain = self.own_time.waiting();
         self.broadcast(client, &sent).await;
         crash::point(&format!("{purpose}-sent"));
         self.track(rpc, nonce).await
@@ -241,7 +318,8 @@ impl Sender {
         if needed.is_zero() {
             return Ok(());
         }
-        let balance = client.provider().get_balance(self.address()).await.map_err(ClientError::from)?;
+        let balance = self.own_time.wait(client.provider().get_balance(self.address()).into_future()).await;
+        let balance = balance.map_err(ClientError::from)?;
         if balance < needed {
             return Err(SendError::Poor { account: self.address(), balance, needed });
         }
@@ -258,36 +336,12 @@ impl Sender {
         Ok(())
     }
 
-    fn sign(
-        &self,
-        chain_id: u64,
-        nonce: u64,
-        purpose: Purpose,
-        call: &Call,
-        gas_limit: u64,
-        (fee, tip): (u128, u128),
-    ) -> Result<SentTransaction, SendError> {
-        let mut transaction = TxEip1559 {
-            chain_id,
-            nonce,
-            gas_limit,
-            max_fee_per_gas: fee,
-            max_priority_fee_per_gas: tip.min(fee),
-            to: TxKind::Call(call.to),
-            value: call.value,
-            input: call.data.clone(),
-            ..Default::default()
-        };
-        let signature = self.account.sign_transaction_sync(&mut transaction)?;
+    async fn sign(&self, purpose: Purpose, mut transaction: TxEip1559) -> Result<SentTransaction, SendError> {
+        let (nonce, max_fee, gas_limit) = (transaction.nonce, transaction.max_fee_per_gas, transaction.gas_limit);
+        let signature = self.account.sign_transaction(&mut transaction).await?;
         let envelope: TxEnvelope = transaction.into_signed(signature).into();
-        Ok(SentTransaction {
-            hash: *envelope.tx_hash(),
-            nonce,
-            purpose,
-            raw: envelope.encoded_2718().into(),
-            max_fee: fee,
-            gas_limit,
-        })
+        let (hash, raw) = (*envelope.tx_hash(), envelope.encoded_2718().into());
+        Ok(SentTransaction { hash, nonce, purpose, raw, max_fee, gas_limit })
     }
 
     /// Sends stored bytes. Whatever the endpoint answers, the chain decides: an error here may hide a transaction that arrived.
@@ -318,21 +372,29 @@ impl Sender {
                 wait = self.poll_interval;
             }
             match outcome {
-                Ok(Outcome::Mined(sent)) => return Ok(sent),
+                Ok(Outcome::Mined(sent, Purpose::Cancel)) => {
+                    info!(tx = %sent.hash, nonce, block = sent.block, gas = sent.gas_used, "cancelled: the nonce is used up");
+                    metrics::counter!(TRANSACTIONS, "purpose" => Purpose::Cancel.name(), "outcome" => "mined")
+                        .increment(1);
+                    metrics::counter!(GAS_USED, "purpose" => Purpose::Cancel.name()).increment(sent.gas_used);
+                    return Err(SendError::Cancelled(nonce));
+                }
+                Ok(Outcome::Mined(sent, _)) => return Ok(sent),
                 // The nonce is used, but by none of ours as far as this endpoint knows. It may not have indexed the receipt yet: give it time.
                 Ok(Outcome::NonceUsed) => {
                     let first = *used_since.get_or_insert_with(Instant::now);
                     if first.elapsed() > Duration::from_secs(15) {
                         self.store.resolved(nonce, None).await?;
+                        crash::point("nonce-taken");
                         return Err(SendError::NonceTaken(nonce));
                     }
                 }
                 Ok(Outcome::Open) => {
                     used_since = None;
                     if let Some(last) = all.last() {
-                        if since.elapsed() > self.limits.bump_after {
+                        if since.elapsed() > self.patience() {
                             since = Instant::now();
-                            self.bump(rpc, last).await?;
+                            self.replace(rpc, last).await?;
                         } else if resend.elapsed() > self.poll_interval * 5 {
                             self.broadcast(rpc.client(), last).await;
                             resend = Instant::now();
@@ -364,53 +426,114 @@ impl Sender {
             crash::point(&format!("{}-mined", sent.purpose));
             self.store.resolved(nonce, Some((sent.hash, state, block, receipt.gas_used, cost))).await?;
             self.last_block.fetch_max(block, Ordering::Relaxed);
-            return Ok(Outcome::Mined(Sent {
-                hash: sent.hash,
-                block,
-                gas_used: receipt.gas_used,
-                succeeded: receipt.status(),
-            }));
+            let (hash, gas_used, succeeded) = (sent.hash, receipt.gas_used, receipt.status());
+            return Ok(Outcome::Mined(Sent { hash, block, gas_used, succeeded }, sent.purpose));
         }
         let used = provider.get_transaction_count(self.address()).await.map_err(ClientError::from)?;
         Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open })
     }
 
-    /// Replaces a transaction by a dearer one, stored before it is sent; at the limit it stays as it is.
-    async fn bump(&self, rpc: &Rpc, last: &SentTransaction) -> Result<(), SendError> {
+    /// How long a transaction that is not mined is left as it is.
+    fn patience(&self) -> Duration {
+        let usual = self.limits.bump_after;
+        self.due.left().map_or(usual, |left| usual.min((left / PATIENCE).max(self.poll_interval)))
+    }
+
+    /// Replaces a transaction by a dearer one, stored before it is sent: by so many percent, or as much as the next block may ask for. At the limit it stays as
+    /// it is. Where there is nothing left for it to do, by one that does nothing and costs less.
+    async fn replace(&self, rpc: &Rpc, last: &SentTransaction) -> Result<(), SendError> {
         let more =
             |fee: u128| fee.saturating_add(fee.saturating_mul(self.limits.bump_percent.into()) / 100).saturating_add(1);
-        let fee = more(last.max_fee);
-        if fee > self.limits.max_fee_per_gas {
-            warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)");
+        let limit = self.limits.max_fee_per_gas;
+        let least = more(last.max_fee);
+        if least > limit {
+            match self.due.left() {
+                Some(left) => {
+                    error!(tx = %last.hash, ?left, "a dispute waits for this transaction, it is still not mined, and at the fee limit: raise it ([gas] max_fee_per_gas)")
+                }
+                None => warn!(tx = %last.hash, "still not mined, and at the fee limit ([gas] max_fee_per_gas)"),
+            }
             return Ok(());
         }
         let old = <TxEnvelope as alloy::eips::eip2718::Decodable2718>::decode_2718_exact(&last.raw)
             .ok()
             .and_then(|envelope| envelope.as_eip1559().map(|signed| signed.tx().clone()))
             .ok_or_else(|| StoreError::Damaged(format!("transaction {}", last.hash)))?;
-        let mut transaction = TxEip1559 {
-            max_fee_per_gas: fee,
-            max_priority_fee_per_gas: more(old.max_priority_fee_per_gas).min(fee),
-            ..old
+        let tip = more(old.max_priority_fee_per_gas);
+        let base_fee = rpc.head().await.map_or(0, |head| head.base_fee);
+        // No block takes it while they ask for more than the limit.
+        let asked = if base_fee < limit { base_fee.saturating_mul(2).saturating_add(tip) } else { 0 };
+        let fee = least.max(asked).min(limit);
+        let tip = tip.min(fee);
+        let dearer = TxEip1559 { max_fee_per_gas: fee, max_priority_fee_per_gas: tip, ..old.clone() };
+        let nothing = self.instead(rpc, last, &old, &dearer).await;
+        let (purpose, what) = match nothing {
+            Some(_) => (Purpose::Cancel, "cancel"),
+            None => (last.purpose, "bump"),
         };
-        let signature = self.account.sign_transaction_sync(&mut transaction)?;
-        let envelope: TxEnvelope = transaction.into_signed(signature).into();
-        let sent = SentTransaction {
-            hash: *envelope.tx_hash(),
-            raw: envelope.encoded_2718().into(),
-            max_fee: fee,
-            ..last.clone()
-        };
+        let sent = self.sign(purpose, nothing.unwrap_or(dearer)).await?;
         self.store.sending(&sent, &[]).await?;
+        crash::point(&format!("{what}-stored"));
         metrics::counter!(TRANSACTIONS_REPLACED).increment(1);
-        warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
+        if purpose == Purpose::Cancel && last.purpose != Purpose::Cancel {
+            warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time, and nothing is left for it to do: replaced by a transaction that does nothing");
+        } else {
+            warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
+        }
         self.broadcast(rpc.client(), &sent).await;
+        crash::point(&format!("{what}-sent"));
         Ok(())
+    }
+
+    /// A transaction that does nothing, if there is nothing left to do for the `old` one and it would cost more, reverting or not.
+    async fn instead(
+        &self,
+        rpc: &Rpc,
+        last: &SentTransaction,
+        old: &TxEip1559,
+        dearer: &TxEip1559,
+    ) -> Option<TxEip1559> {
+        if last.purpose == Purpose::Cancel || !self.is_pointless(rpc, last, old).await {
+            return None;
+        }
+        let nothing = TransactionRequest::default().from(self.address()).to(self.address());
+        let gas = rpc.client().provider().estimate_gas(nothing).await.ok()?;
+        let cost = |gas: u64, fee: u128| U256::from(gas) * U256::from(fee);
+        (cost(gas, dearer.max_fee_per_gas) < cost(at_least(&old.input), old.max_fee_per_gas)).then(|| TxEip1559 {
+            to: TxKind::Call(self.address()),
+            value: U256::ZERO,
+            input: Bytes::new(),
+            gas_limit: gas,
+            ..dearer.clone()
+        })
+    }
+
+    /// Whether the chain has gone on without a transaction: it would revert now, or the contract would skip everything in it. In doubt it has not.
+    async fn is_pointless(&self, rpc: &Rpc, sent: &SentTransaction, old: &TxEip1559) -> bool {
+        let (client, TxKind::Call(to)) = (rpc.client(), old.to) else { return false };
+        let call = Call { to, value: old.value, data: old.input.clone() };
+        if let Err(ClientError::Reverted(reason)) = client.rehearse(self.address(), call).await {
+            debug!(tx = %sent.hash, %reason, "the transaction would revert now");
+            return true;
+        }
+        let expected = match sent.purpose {
+            Purpose::Fulfill => RequestStatus::Requested,
+            Purpose::Finalize => RequestStatus::Fulfilled,
+            Purpose::Payout | Purpose::Dispute | Purpose::Cancel => return false,
+        };
+        let Ok(carried) = self.store.carried_by(sent.nonce).await else { return false };
+        for (id, _) in &carried {
+            match client.status(RequestId(*id)).await {
+                Ok((status, _)) if status != expected => {}
+                _ => return false,
+            }
+        }
+        !carried.is_empty()
     }
 }
 
 enum Outcome {
-    Mined(Sent),
+    Mined(Sent, Purpose),
     NonceUsed,
     Open,
 }
@@ -421,6 +544,11 @@ fn with_margin(gas: u64) -> Result<u64, SendError> {
         return Err(SendError::TooBig(format!("it needs {gas} gas, a transaction has at most {MAX_GAS}")));
     }
     Ok((gas + gas / GAS_MARGIN).min(MAX_GAS))
+}
+
+/// The least gas that a transaction with this input uses, whatever becomes of it (EIP-2028).
+fn at_least(input: &[u8]) -> u64 {
+    21_000 + input.iter().map(|byte| if *byte == 0 { 4 } else { 16 }).sum::<u64>()
 }
 
 /// Refuses what no node would pass on.
@@ -445,6 +573,12 @@ mod tests {
         }
         assert!(check_size(MAX_BYTES).is_ok());
         assert!(check_size(MAX_BYTES + 1).unwrap_err().is_of_the_size());
+    }
+
+    #[test]
+    fn the_least_that_a_transaction_costs_is_by_its_input() {
+        assert_eq!(at_least(&[]), 21_000);
+        assert_eq!(at_least(&[0, 0, 7]), 21_000 + 4 + 4 + 16);
     }
 
     #[test]

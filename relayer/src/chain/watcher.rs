@@ -7,14 +7,16 @@ use super::{Head, Rpc};
 use crate::{
     crash,
     ops::metrics::{CHAIN_HOLES, CHAIN_REORGANISATIONS},
+    own_time::OwnTime,
     store::{BlockRange, REMEMBERED_BLOCKS, Store, StoreError},
 };
 use alloy::primitives::Address;
 use candor_sdk::{
     bindings::IInferenceOracle::IInferenceOracleEvents as Event,
     client::{ClientError, OracleLog},
+    request::Request,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tracing::{debug, error, warn};
 
 /// How blocks are read.
@@ -86,12 +88,19 @@ pub struct Watcher {
     range: u64,
     /// How often the range in hand had a hole.
     holes: u32,
+    own_time: Arc<OwnTime>,
 }
 
 impl Watcher {
     /// Watches for `operator` (zero: none) on a deployment with this challenge window in seconds.
-    pub fn new(store: Store, settings: WatchSettings, operator: Address, challenge_window: u64) -> Self {
-        Self { store, settings, operator, challenge_window, range: settings.max_block_range.max(1), holes: 0 }
+    pub(crate) fn new(
+        store: Store,
+        settings: WatchSettings,
+        operator: Address,
+        challenge_window: u64,
+        own_time: Arc<OwnTime>,
+    ) -> Self {
+        Self { store, settings, operator, challenge_window, range: settings.max_block_range.max(1), holes: 0, own_time }
     }
 
     /// Reads the next range.
@@ -119,9 +128,16 @@ impl Watcher {
                 return Err(error.into());
             }
         };
+        for log in &logs {
+            if let Event::Requested(event) = &log.event
+                && let Ok(request) = Request::unpack(&event.request)
+            {
+                self.own_time.read((request.id.0, request.attempt));
+            }
+        }
         // Asked after the logs: if the block under the range changed in between, the next look notices. An endpoint that does not have a block
         // below its own newest one is in disorder: no haste.
-        let Some(tip) = rpc.block_at(last).await? else {
+        let Some(tip) = self.own_time.wait(rpc.block_at(last)).await? else {
             return Ok(Look { head, logs: Vec::new(), caught_up: true, read: None });
         };
         self.check_for_holes(rpc, &logs, last, last == confirmed).await?;
@@ -134,7 +150,7 @@ impl Watcher {
                 challenge_window: self.challenge_window,
             })
             .await?;
-        if logs.iter().any(|log| matches!(log.event, Event::Requested(_))) {
+        if logs.iter().any(|log| matches!(log.event, Event::Requested(_) | Event::RequestedByUri(_))) {
             crash::point("seen");
         }
         self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
@@ -152,7 +168,7 @@ impl Watcher {
     ) -> Result<(), WatchError> {
         let stored = self.store.last_request().await?;
         // As of the range's last block. Few endpoints know that of old blocks, where the next range tells; one that can't say is taken at its word.
-        let count = if newest { rpc.request_count_at(last).await.ok() } else { None };
+        let count = if newest { self.own_time.wait(rpc.request_count_at(last)).await.ok() } else { None };
         match missing(stored, logs, count) {
             Some(missing) if self.holes < HOLE_TRIES => {
                 self.holes += 1;
@@ -193,6 +209,7 @@ impl Watcher {
         metrics::counter!(CHAIN_REORGANISATIONS).increment(1);
         warn!(from = first, to = last, "the chain was reorganised; reading again");
         self.store.rewind(first).await?;
+        crash::point("rewound");
         Ok(true)
     }
 }
@@ -203,6 +220,7 @@ fn missing(stored: Option<u64>, logs: &[OracleLog], count: Option<u64>) -> Optio
         .iter()
         .filter_map(|log| match &log.event {
             Event::Requested(event) => Some(event.id),
+            Event::RequestedByUri(event) => Some(event.id),
             _ => None,
         })
         .collect();

@@ -8,20 +8,21 @@ use crate::{
     config::{Config, ModelSource, Needs, Wei, format_duration, parse_duration},
     demo::event::Event,
     engine::import::{Family, config::InputKind},
+    fetch::{Fetcher, MAX_INPUT_BYTES, Wanted, shown},
     input::{heldout, picture::Picture},
     models::CatalogModel,
     readable::money,
 };
-use alloy::sol_types::SolEvent;
 use alloy::{
-    primitives::{B256, Bytes, U256, aliases::U96},
+    primitives::{B256, Bytes, U256, aliases::U96, keccak256},
     providers::Provider,
 };
 use anyhow::{Context as _, bail};
 use candor_sdk::{
     bindings::{self, Delivery, IInferenceOracle, Limits, Params, RequestStatus},
-    client::ClientError,
+    client::{Announced, ClientError},
     ids::{ModelId, RequestId},
+    request::MAX_URI_BYTES,
 };
 use clap::Args;
 use std::{path::PathBuf, time::Duration};
@@ -37,6 +38,8 @@ pub(super) struct RequestArgs {
     model: String,
     #[command(flatten)]
     input: InputArgs,
+    #[command(flatten)]
+    at: UriArgs,
     /// The most to pay the operator [default: what the cheapest asks]
     #[arg(long, value_name = "AMOUNT")]
     max_fee: Option<Wei>,
@@ -76,11 +79,26 @@ pub(super) struct InputArgs {
     /// A file with the bytes
     #[arg(long, value_name = "FILE")]
     input_file: Option<PathBuf>,
+    /// Where the bytes are: https:, ipfs: or data:. They do not travel on chain; whoever answers fetches them
+    #[arg(long, value_name = "URL")]
+    input_uri: Option<String>,
 }
 
-/// What a question is, in bytes and in words.
+/// What is known of an input that is at a URI; it is fetched to find out otherwise.
+#[derive(Debug, Args)]
+pub(super) struct UriArgs {
+    /// keccak256 of what is at --input-uri [default: it is fetched and hashed]
+    #[arg(long, value_name = "HASH", requires_all = ["input_uri", "input_size"])]
+    input_hash: Option<B256>,
+    /// Bytes at --input-uri [default: it is fetched and counted]
+    #[arg(long, value_name = "BYTES", requires_all = ["input_uri", "input_hash"])]
+    input_size: Option<u32>,
+}
+
+/// What a question is, in bytes or where they are, and in words.
 struct Question {
     bytes: Vec<u8>,
+    at: Option<Wanted>,
     text: String,
     picture: Option<Box<crate::input::picture::Digit>>,
 }
@@ -97,8 +115,11 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
     let config = context.config(Needs::Chain)?;
     // Everything that can be found wrong here is, before a key is opened or a node is asked.
     let local = local_model(context, &config, &args.model)?;
-    let question = question(&args.input, local.as_ref())?;
-    let key = context.account(&config)?;
+    let question = match &args.input.input_uri {
+        Some(uri) => question_at(&config, uri, &args.at).await?,
+        None => question(&args.input, local.as_ref())?,
+    };
+    let key = context.account(&config).await?;
     let client = context.paying_client(&config, &key).await?;
     let (id, name) = match &local {
         Some(model) => (model.id(), model.name().to_owned()),
@@ -108,7 +129,8 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
     let Some(descriptor) = descriptor else {
         bail!("model {name} ({}) is not registered on this chain; `candor model register {name}` does it", id.short());
     };
-    check_size(&question.bytes, &descriptor.limits)?;
+    let size = question.at.as_ref().map_or(question.bytes.len(), |at| at.size as usize);
+    check_size(size, &descriptor.limits)?;
 
     let (cheapest, _) = client.quote(id, 0, 0).await?;
     let max_fee = args.max_fee.map_or(cheapest, |fee| fee.0);
@@ -130,9 +152,13 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
         maxFee: U96::try_from(max_fee).ok().context("that is more than there is")?,
         timeout: u32::try_from(args.timeout.as_secs()).ok().context("a timeout of more than a century")?,
     };
-    let call = client.request(arguments, U256::from(max_fee));
+    let value = U256::from(max_fee);
+    let call = match question.at {
+        Some(at) => client.request_by_uri(arguments, at.hash, at.size, at.uri, value),
+        None => client.request(arguments, value),
+    };
     let receipt = client.send_from(key.address(), call).await?;
-    let asked = receipt.logs().iter().find_map(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok());
+    let asked = receipt.logs().iter().find_map(|log| Announced::read(log.data()));
     let asked = asked.context("the transaction succeeded and made no request: is chain.oracle really the oracle?")?;
     let request = candor_sdk::request::Request::unpack(&asked.request).context("the oracle's event makes no sense")?;
 
@@ -197,7 +223,7 @@ fn question(args: &InputArgs, model: Option<&CatalogModel>) -> anyhow::Result<Qu
         if !applicant.assumed.is_empty() {
             text += &format!(" ({} of {} taken as typical)", applicant.assumed.len(), schema.keys().len());
         }
-        return Ok(Question { bytes: applicant.to_bytes(), text, picture: None });
+        return Ok(Question { bytes: applicant.to_bytes(), at: None, text, picture: None });
     }
     if let Some(path) = &args.image {
         let takes_images = model.is_some_and(|model| {
@@ -211,25 +237,47 @@ fn question(args: &InputArgs, model: Option<&CatalogModel>) -> anyhow::Result<Qu
             .and_then(|picture| picture.to_digit())
             .with_context(|| format!("picture {}", path.display()))?;
         let text = format!("which digit is in {}?", path.display());
-        return Ok(Question { bytes: digit.to_vec(), text, picture: Some(Box::new(digit)) });
+        return Ok(Question { bytes: digit.to_vec(), at: None, text, picture: Some(Box::new(digit)) });
     }
     let bytes = match (&args.input_hex, &args.input_file) {
         (Some(bytes), _) => bytes.to_vec(),
         (None, Some(path)) => std::fs::read(path).with_context(|| format!("{} can't be read", path.display()))?,
         (None, None) => {
-            return Err(UsageError("give the input: --applicant, --image, --input-hex or --input-file".into()).into());
+            return Err(UsageError(
+                "give the input: --applicant, --image, --input-hex, --input-file or --input-uri".into(),
+            )
+            .into());
         }
     };
     let text = format!("{} bytes", bytes.len());
     if let Some(model) = model {
         let limits = model.descriptor().limits;
-        check_size(&bytes, &limits)?;
+        check_size(bytes.len(), &limits)?;
     }
-    Ok(Question { bytes, text, picture: None })
+    Ok(Question { bytes, at: None, text, picture: None })
 }
 
-fn check_size(input: &[u8], limits: &Limits) -> anyhow::Result<()> {
-    let (size, min, max) = (input.len(), limits.minInputBytes as usize, limits.maxInputBytes as usize);
+/// What is at a URI: as the person says, or as it is found there.
+async fn question_at(config: &Config, uri: &str, said: &UriArgs) -> anyhow::Result<Question> {
+    if uri.len() > MAX_URI_BYTES {
+        return Err(UsageError(format!("--input-uri has {} bytes, the oracle takes {MAX_URI_BYTES}", uri.len())).into());
+    }
+    let (hash, size) = match (said.input_hash, said.input_size) {
+        (Some(hash), Some(size)) => (hash, size),
+        _ => {
+            let fetcher = Fetcher::new(&config.inputs.settings())?;
+            let bytes = fetcher.download(uri, MAX_INPUT_BYTES, false).await.with_context(|| {
+                format!("{}; --input-hash and --input-size say what is there without looking", shown(uri))
+            })?;
+            (keccak256(&bytes), u32::try_from(bytes.len()).context("it is too long for an input")?)
+        }
+    };
+    let text = format!("{size} bytes at {}, {hash}", shown(uri));
+    Ok(Question { bytes: Vec::new(), at: Some(Wanted { hash, size, uri: uri.to_owned() }), text, picture: None })
+}
+
+fn check_size(size: usize, limits: &Limits) -> anyhow::Result<()> {
+    let (min, max) = (limits.minInputBytes as usize, limits.maxInputBytes as usize);
     if (min..=max).contains(&size) {
         return Ok(());
     }

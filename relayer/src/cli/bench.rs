@@ -107,7 +107,7 @@ impl AsRef<[u8]> for Shared {
 }
 
 /// A decoder whose matrices all hold the same small numbers: speed does not depend on what they are.
-fn model(shape: &Decoder, dtype: WeightType, longest: u32) -> anyhow::Result<Model> {
+fn model(shape: &Decoder, dtype: WeightType, prompt: u32, answer: u32) -> anyhow::Result<Model> {
     let Decoder { layers, hidden, intermediate, heads, kv_heads, vocabulary } = *shape;
     let head_dim = hidden / heads;
     let widest = hidden.max(intermediate) as usize;
@@ -124,8 +124,9 @@ fn model(shape: &Decoder, dtype: WeightType, longest: u32) -> anyhow::Result<Mod
     let context = b.context(tokens);
     let words = matrix(&mut b, vocabulary, hidden)?;
     let mut x = b.gather(context, words);
-    let turns = vec![0.5f32; (longest * head_dim / 2) as usize];
-    let cos = b.weight(WeightTensor::from_f32("cos", (longest, head_dim / 2), &turns)?);
+    let positions = prompt + answer;
+    let turns = vec![0.5f32; (positions * head_dim / 2) as usize];
+    let cos = b.weight(WeightTensor::from_f32("cos", (positions, head_dim / 2), &turns)?);
     let gain = b.row("gain", &vec![1.0; hidden as usize]);
     for _ in 0..layers {
         let h = b.rms_norm(x, gain, 1e-6);
@@ -154,7 +155,7 @@ fn model(shape: &Decoder, dtype: WeightType, longest: u32) -> anyhow::Result<Mod
     let generated = b.generate(tokens, logits, &[vocabulary - 1]);
     b.output(EncodeKind::U32Be, generated);
     let limits =
-        Limits { min_input_bytes: 4, max_input_bytes: 4 * longest, max_output_bytes: 4 * longest, max_tokens: longest };
+        Limits { min_input_bytes: 4, max_input_bytes: 4 * prompt, max_output_bytes: 4 * answer, max_tokens: answer };
     Ok(b.finish(limits, vec![])?)
 }
 
@@ -164,7 +165,7 @@ pub(super) fn bench(context: &Context, args: &BenchArgs) -> anyhow::Result<Outco
         Device::Cuda(ordinal) => Some(cuda::worker(ordinal)?),
     };
     let decoder = args.shape.decoder();
-    let model = model(&decoder, args.weights.dtype(), args.prompt + args.tokens + 1)?;
+    let model = model(&decoder, args.weights.dtype(), args.prompt, args.tokens)?;
     let bytes = model.weights.byte_len();
     let loaded = match &worker {
         None => LoadedModel::load(model, Device::Cpu)?,

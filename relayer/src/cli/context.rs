@@ -1,16 +1,16 @@
 //! What the commands have in common: the configuration, keys, a connection, and a way to say things.
 use super::Global;
 use crate::{
-    config::{Config, ConfigError, ModelSource, Needs, RpcUrl, Sources, nearest},
+    config::{Config, ConfigError, KeySource, ModelSource, Needs, RpcUrl, Sources, nearest},
     demo::narrator::{Narrator, Style},
-    keys::{self, Surroundings},
+    keys::{self, KeyError, KeyKind, SigningKey, Surroundings},
     models::CatalogModel,
+    store::{Store, StoreLocation},
 };
 use alloy::{
-    network::EthereumWallet,
+    primitives::Address,
     providers::{DynProvider, Provider, ProviderBuilder},
     rpc::client::ClientBuilder,
-    signers::local::PrivateKeySigner,
     transports::http::Http,
 };
 use anyhow::{Context as _, bail};
@@ -77,18 +77,33 @@ impl Context {
     }
 
     /// The key of the account that pays.
-    pub(crate) fn account(&self, config: &Config) -> anyhow::Result<PrivateKeySigner> {
+    pub(crate) async fn account(&self, config: &Config) -> anyhow::Result<SigningKey> {
         let source = config.operator.as_ref().map(|operator| &operator.account);
-        Ok(keys::load(keys::ACCOUNT, source, &Surroundings::of_process())?)
+        Ok(keys::load(keys::ACCOUNT, source, config.chain.chain_id, &Surroundings::of_process()).await?)
+    }
+
+    /// The operator's account, for looking at it: no key is needed where its relayer has left a database.
+    pub(crate) async fn operator(&self, config: &Config) -> anyhow::Result<Address> {
+        let location = config.store.location();
+        if !matches!(&location, StoreLocation::File(path) if !path.exists())
+            && let Ok(store) = Store::open_read_only(location).await
+            && let Ok(Some(operator)) = store.operator().await
+        {
+            return Ok(operator);
+        }
+        Ok(self.account(config).await?.address())
     }
 
     /// The key that signs results: its own where one is named, the account's otherwise.
-    pub(crate) fn signer(&self, config: &Config, account: &PrivateKeySigner) -> anyhow::Result<PrivateKeySigner> {
-        let source = config.operator.as_ref().and_then(|operator| operator.signer.as_ref());
+    pub(crate) async fn signer(&self, config: &Config, account: &SigningKey) -> anyhow::Result<SigningKey> {
+        let source = config.operator.as_ref().and_then(|operator| operator.signer.clone()).map(KeySource::from);
         if source.is_none() && std::env::var_os(keys::SIGNER.key_variable).is_none() {
+            if account.kind() == KeyKind::Ledger {
+                return Err(KeyError::LedgerSigns.into());
+            }
             return Ok(account.clone());
         }
-        Ok(keys::load(keys::SIGNER, source, &Surroundings::of_process())?)
+        Ok(keys::load(keys::SIGNER, source.as_ref(), config.chain.chain_id, &Surroundings::of_process()).await?)
     }
 
     /// A connection for reading.
@@ -97,7 +112,7 @@ impl Context {
     }
 
     /// A connection that pays with a key.
-    pub(crate) async fn paying_client(&self, config: &Config, key: &PrivateKeySigner) -> anyhow::Result<AnyClient> {
+    pub(crate) async fn paying_client(&self, config: &Config, key: &SigningKey) -> anyhow::Result<AnyClient> {
         connect(config, Some(key)).await
     }
 
@@ -150,12 +165,12 @@ pub(crate) fn served_name(config: &Config, id: ModelId) -> anyhow::Result<Option
     Ok(None)
 }
 
-async fn connect(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Result<AnyClient> {
+async fn connect(config: &Config, key: Option<&SigningKey>) -> anyhow::Result<AnyClient> {
     first(config, async |url| connect_one(config, url, key).await).await
 }
 
 /// The first configured node that answers and is on the right chain, with or without contracts there; with a wallet if there is a key.
-pub(crate) async fn node(config: &Config, key: Option<&PrivateKeySigner>) -> anyhow::Result<DynProvider> {
+pub(crate) async fn node(config: &Config, key: Option<&SigningKey>) -> anyhow::Result<DynProvider> {
     first(config, async |url| node_at(config, url, key).await).await
 }
 
@@ -175,17 +190,13 @@ async fn first<T>(config: &Config, ask: impl AsyncFn(&RpcUrl) -> anyhow::Result<
 }
 
 /// One node, checked for being on the right chain with the contracts there.
-pub(crate) async fn connect_one(
-    config: &Config,
-    url: &RpcUrl,
-    key: Option<&PrivateKeySigner>,
-) -> anyhow::Result<AnyClient> {
+pub(crate) async fn connect_one(config: &Config, url: &RpcUrl, key: Option<&SigningKey>) -> anyhow::Result<AnyClient> {
     // In this order, so that a node of another chain is called that and not a chain without contracts.
     let provider = node_at(config, url, key).await?;
     Ok(Client::connect(provider, config.chain.oracle).await?)
 }
 
-async fn node_at(config: &Config, url: &RpcUrl, key: Option<&PrivateKeySigner>) -> anyhow::Result<DynProvider> {
+async fn node_at(config: &Config, url: &RpcUrl, key: Option<&SigningKey>) -> anyhow::Result<DynProvider> {
     let provider = provider(url, key)?;
     let chain_id = provider.get_chain_id().await.map_err(ClientError::from)?;
     if chain_id != config.chain.chain_id {
@@ -195,12 +206,12 @@ async fn node_at(config: &Config, url: &RpcUrl, key: Option<&PrivateKeySigner>) 
 }
 
 /// A provider over one node, with a wallet if there is a key.
-pub(crate) fn provider(url: &RpcUrl, key: Option<&PrivateKeySigner>) -> anyhow::Result<DynProvider> {
+pub(crate) fn provider(url: &RpcUrl, key: Option<&SigningKey>) -> anyhow::Result<DynProvider> {
     let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build().context("the HTTP client can't be built")?;
     let transport = Http::with_client(http, url.expose().clone());
     let client = ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(250));
     Ok(match key {
-        Some(key) => ProviderBuilder::new().wallet(EthereumWallet::from(key.clone())).connect_client(client).erased(),
+        Some(key) => ProviderBuilder::new().wallet(key.wallet()).connect_client(client).erased(),
         None => ProviderBuilder::new().connect_client(client).erased(),
     })
 }

@@ -9,6 +9,7 @@ use crate::{
         opinion::{self, Verdict},
         tree::narrow,
     },
+    fetch::{Fetcher, Wanted, shown},
     models::CatalogModel,
     readable::{money, short, span},
 };
@@ -19,6 +20,7 @@ use candor_sdk::{
     client::Call,
     dispute::Case,
     ids::ModelId,
+    request::Input,
 };
 use clap::Subcommand;
 use serde_json::json;
@@ -40,6 +42,9 @@ pub(super) enum DisputeCommand {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
+        /// Challenge also what can't be judged because its input, at a URI, can't be had: the operator must show it then. Costs the bond if the result is right
+        #[arg(long)]
+        demand_input: bool,
     },
 }
 
@@ -50,7 +55,9 @@ pub(super) async fn dispute(context: &Context, command: &DisputeCommand) -> anyh
     match command {
         DisputeCommand::List => list(context, &court).await,
         DisputeCommand::Show { id } => show(context, &config, &court, *id).await,
-        DisputeCommand::Challenge { request, dry_run } => challenge(context, &config, &court, *request, *dry_run).await,
+        DisputeCommand::Challenge { request, dry_run, demand_input } => {
+            challenge(context, &config, &court, *request, *dry_run, *demand_input).await
+        }
     }
 }
 
@@ -109,7 +116,7 @@ pub(super) async fn summary(context: &Context, config: &Config) -> anyhow::Resul
         return Ok(());
     }
     let court = Court::read(config).await?;
-    let account = context.account(config).ok().map(|key| key.address());
+    let account = context.operator(config).await.ok();
     let open: Vec<&Case> = court.book.docket().cases().filter(|case| case.ended.is_none()).collect();
     let party = |case: &&&Case| {
         let parties = [case.opened.operator, case.opened.challenger];
@@ -250,15 +257,21 @@ async fn challenge(
     court: &Court,
     request: u64,
     dry_run: bool,
+    demand_input: bool,
 ) -> anyhow::Result<Outcome> {
     let of = |posted: &&Posted| posted.readable().is_some_and(|readable| readable.id.0 == request);
     let posted = court.book.results().values().filter(of).max_by_key(|posted| posted.readable().map(|r| r.attempt));
-    let posted = posted.with_context(|| format!("request {request} has no result that is not final"))?;
+    let mut posted = posted.cloned().with_context(|| format!("request {request} has no result that is not final"))?;
     let model = posted.readable().context("the request does not decode")?.model;
     let player = player(context, config, model)
         .with_context(|| format!("model {model} is neither embedded nor configured here; name it in models.serve"))?;
-    let looked = posted.clone();
-    let verdict = tokio::task::spawn_blocking(move || opinion::examine(&player, &looked)).await?;
+    let verdict = match fetch_input(config, &mut posted).await {
+        Ok(()) => {
+            let looked = posted.clone();
+            tokio::task::spawn_blocking(move || opinion::examine(&player, &looked)).await?
+        }
+        Err(error) => Verdict::Withheld(error.to_string()),
+    };
     let bond = U256::from(court.terms.bond);
     match verdict {
         Verdict::Right => {
@@ -269,24 +282,48 @@ async fn challenge(
             Ok(Outcome::No)
         }
         Verdict::Unsure(reason) => bail!("the result can't be judged: {reason}"),
-        Verdict::Wrong if dry_run => {
+        Verdict::Withheld(reason) if !demand_input => {
+            bail!(
+                "the result can't be judged, as its input can't be had: {reason}; --demand-input challenges it all the same"
+            )
+        }
+        Verdict::Wrong | Verdict::Withheld(_) if dry_run => {
+            let (word, found) = found(&verdict);
             context.say(
-                || format!("the result of request {request} is wrong; a challenge would put up {}", money(bond)),
-                || json!({ "event": "examined", "request": request, "verdict": "wrong", "bond": bond.to_string() }),
+                || format!("the result of request {request} {found}; a challenge would put up {}", money(bond)),
+                || json!({ "event": "examined", "request": request, "verdict": word, "bond": bond.to_string() }),
             )?;
             Ok(Outcome::Done)
         }
-        Verdict::Wrong => {
-            let account = context.account(config)?;
+        Verdict::Wrong | Verdict::Withheld(_) => {
+            let (_, found) = found(&verdict);
+            let account = context.account(config).await?;
             let client = context.paying_client(config, &account).await?;
             let (request_, fulfillment) = (posted.request, posted.fulfillment.clone());
             let call = IDisputeGame::challengeCall { request: request_, fulfillment };
             let receipt = client.send(Call::new(court.game, bond, &call)).await?;
             context.say(
-                || format!("the result of request {request} is wrong: challenged with {} in {}", money(bond), receipt.transaction_hash),
+                || format!("the result of request {request} {found}: challenged with {} in {}", money(bond), receipt.transaction_hash),
                 || json!({ "event": "challenged", "request": request, "transaction": receipt.transaction_hash, "bond": bond.to_string() }),
             )?;
             Ok(Outcome::Done)
         }
     }
+}
+
+/// What was found out about a result that is to be challenged, as a word and in words.
+fn found(verdict: &Verdict) -> (&'static str, &'static str) {
+    match verdict {
+        Verdict::Withheld(_) => ("withheld", "can't be judged, as its input can't be had"),
+        _ => ("wrong", "is wrong"),
+    }
+}
+
+/// Fetches the input of a result, if it is at a URI.
+async fn fetch_input(config: &Config, posted: &mut Posted) -> anyhow::Result<()> {
+    let Input::Uri { uri, size } = &posted.input else { return Ok(()) };
+    let wanted = Wanted { hash: posted.request.inputHash, size: *size, uri: uri.clone() };
+    let fetched = Fetcher::new(&config.inputs.settings())?.fetch(&wanted).await;
+    posted.input = Input::Bytes(fetched.map_err(|error| anyhow::anyhow!("{}: {error}", shown(&wanted.uri)))?);
+    Ok(())
 }

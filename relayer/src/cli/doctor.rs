@@ -9,15 +9,15 @@ use crate::{
         Device,
         cuda::{self, Description, DeviceError},
     },
+    keys::{KeyKind, SigningKey},
     models::CatalogModel,
     readable::money,
     store::{Store, StoreError, StoreLocation},
 };
 use alloy::{
     eips::BlockId,
-    primitives::{Address, U256},
+    primitives::{Address, U256, keccak256},
     providers::Provider,
-    signers::local::PrivateKeySigner,
 };
 use candor_sdk::bindings::{IDisputeGame, IInferenceOracle};
 use serde_json::json;
@@ -92,7 +92,7 @@ pub(super) async fn doctor(context: &Context) -> anyhow::Result<Outcome> {
     };
     // Without a whole configuration the rest would be guesses, but for the models, which need none.
     if let Some(config) = &config {
-        let keys = keys(&mut report, config)?;
+        let keys = keys(&mut report, config).await?;
         let models = models(&mut report, config)?;
         store(&mut report, config).await?;
         if let Some(client) = nodes(&mut report, config).await? {
@@ -112,32 +112,56 @@ pub(super) async fn doctor(context: &Context) -> anyhow::Result<Outcome> {
     Ok(if bad == 0 { Outcome::Done } else { Outcome::No })
 }
 
-/// The operator's keys, opened.
-struct Keys {
-    account: PrivateKeySigner,
-    signer: PrivateKeySigner,
+/// Whether a KMS that shows a key signs with it, too: those are two permissions.
+async fn can_sign(report: &mut Report<'_>, key: &SigningKey) -> anyhow::Result<()> {
+    if !matches!(key.kind(), KeyKind::AwsKms | KeyKind::GcpKms) {
+        return Ok(());
+    }
+    match key.sign_hash(&keccak256("candor doctor: can this key sign?")).await {
+        Ok(_) => Ok(()),
+        Err(error) => report.bad("keys", error.to_string()),
+    }
 }
 
-fn keys(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Option<Keys>> {
+/// Where a key is, if not in this process.
+fn place(key: &SigningKey) -> String {
+    if key.kind() == KeyKind::Local { String::new() } else { format!(", {}", key.kind()) }
+}
+
+/// The operator's keys, opened.
+struct Keys {
+    account: SigningKey,
+    signer: SigningKey,
+}
+
+async fn keys(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Option<Keys>> {
     if config.operator.is_none() {
         report.warn("keys", "there is no section [operator]: this relayer only watches")?;
         return Ok(None);
     }
-    let account = match report.context.account(config) {
+    let account = match report.context.account(config).await {
         Ok(account) => account,
         Err(error) => {
             report.bad("keys", super::explain(&error))?;
             return Ok(None);
         }
     };
-    report.good("keys", format!("account {}", account.address()))?;
-    match report.context.signer(config, &account) {
+    report.good("keys", format!("account {}{}", account.address(), place(&account)))?;
+    can_sign(report, &account).await?;
+    if account.kind() == KeyKind::Ledger {
+        report.warn(
+            "keys",
+            "a person at the Ledger has to agree to each transaction; a relayer that runs waits for that",
+        )?;
+    }
+    match report.context.signer(config, &account).await {
         Ok(signer) if signer.address() == account.address() => {
             report.good("keys", "the account's own key signs results")?;
             Ok(Some(Keys { account, signer }))
         }
         Ok(signer) => {
-            report.good("keys", format!("{} signs results", signer.address()))?;
+            report.good("keys", format!("{} signs results{}", signer.address(), place(&signer)))?;
+            can_sign(report, &signer).await?;
             Ok(Some(Keys { account, signer }))
         }
         Err(error) => {

@@ -11,7 +11,8 @@ pub(crate) fn start(config: &LogConfig, verbose: u8) -> anyhow::Result<()> {
         _ => "debug,candor_relayer=trace,candor_sdk=trace",
     };
     let text = std::env::var("CANDOR_LOG").unwrap_or_else(|_| level.to_owned());
-    let filter = EnvFilter::try_new(&text)
+    // What these have to say of errors, this program says too, with what it does about them.
+    let filter = EnvFilter::try_new(format!("alloy_signer_aws=off,alloy_signer_gcp=off,{text}"))
         .map_err(|error| super::UsageError(format!("log level \"{text}\" makes no sense: {error}")))?;
     let terminal = std::io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::{
     config::{Config, Needs, Wei, parse_address},
+    keys::SigningKey,
     models::CatalogModel,
     readable::{grouped, money},
 };
@@ -12,7 +13,6 @@ use alloy::{
     eips::BlockId,
     primitives::{Address, U256},
     providers::Provider,
-    signers::{SignerSync, local::PrivateKeySigner},
 };
 use anyhow::{Context as _, bail};
 use candor_sdk::{
@@ -97,8 +97,8 @@ impl Steps<'_> {
 }
 
 async fn join(context: &Context, config: &Config, args: &JoinArgs) -> anyhow::Result<()> {
-    let account = context.account(config)?;
-    let signer = context.signer(config, &account)?;
+    let account = context.account(config).await?;
+    let signer = context.signer(config, &account).await?;
     let client = context.paying_client(config, &account).await?;
     let terms = client.terms().await?;
     let models = config.models.serve.iter().map(CatalogModel::load).collect::<Result<Vec<_>, _>>()?;
@@ -130,7 +130,7 @@ async fn join(context: &Context, config: &Config, args: &JoinArgs) -> anyhow::Re
             .await?;
     }
     if client.operator_of(signer.address()).await?.is_none() {
-        let consent = consent(&client, account.address(), &signer)?;
+        let consent = consent(&client, account.address(), &signer).await?;
         steps
             .step(
                 format!("register the signing key {}", signer.address()),
@@ -163,19 +163,19 @@ async fn check_signer(client: &AnyClient, account: Address, signer: Address) -> 
     }
 }
 
-fn consent(
+async fn consent(
     client: &AnyClient,
     operator: Address,
-    signer: &PrivateKeySigner,
+    signer: &SigningKey,
 ) -> anyhow::Result<alloy::primitives::Bytes> {
     let digest = client.operators_domain().consent_digest(operator);
-    Ok(signature_bytes(&signer.sign_hash_sync(&digest).context("the signing key can't sign")?))
+    Ok(signature_bytes(&signer.sign_hash(&digest).await?))
 }
 
 async fn show(context: &Context, config: &Config, named: Option<&str>) -> anyhow::Result<()> {
     let address = match named {
         Some(text) => parse_address(text).map_err(UsageError)?,
-        None => context.account(config)?.address(),
+        None => context.operator(config).await?,
     };
     let client = context.client(config).await?;
     let Terms { min_stake, stake_per_result, .. } = client.terms().await?;
@@ -222,7 +222,7 @@ async fn show(context: &Context, config: &Config, named: Option<&str>) -> anyhow
 }
 
 async fn withdraw(context: &Context, config: &Config, args: &WithdrawArgs) -> anyhow::Result<()> {
-    let key = context.account(config)?;
+    let key = context.account(config).await?;
     let account = key.address();
     let to = args.to.as_deref().map(parse_address).transpose().map_err(UsageError)?.unwrap_or(account);
     let client = context.paying_client(config, &key).await?;

@@ -9,6 +9,7 @@ use crate::{
     answer,
     config::{Config, ModelSource, Needs},
     engine::InferRequest,
+    fetch::{Fetcher, Wanted, shown},
     models::CatalogModel,
     readable::money,
 };
@@ -24,7 +25,7 @@ use candor_sdk::{
     commitment::SignedResult,
     ids::RequestId,
     program::Params,
-    request::Request,
+    request::{Input, Request},
 };
 use clap::Args;
 use serde_json::json;
@@ -179,6 +180,14 @@ async fn from_chain(client: &AnyClient, config: &Config, id: RequestId) -> anyho
     let asked = client.requested(id, start).await?;
     let asked = asked.with_context(|| format!("request {id} was made before block {start} (chain.start_block)"))?;
     let request = Request::unpack(&asked.request).context("the oracle's event makes no sense")?;
+    let input = match asked.input {
+        Input::Bytes(input) => input,
+        Input::Uri { uri, size } => {
+            let wanted = Wanted { hash: request.input_hash, size, uri };
+            let found = Fetcher::new(&config.inputs.settings())?.fetch(&wanted).await;
+            found.with_context(|| format!("the input is at {} and can't be had", shown(&wanted.uri)))?
+        }
+    };
     let Some((event, transaction)) = client.fulfilled(id, start).await? else {
         bail!("request {id} is not answered yet; it can be until unix second {}", request.deadline);
     };
@@ -186,14 +195,14 @@ async fn from_chain(client: &AnyClient, config: &Config, id: RequestId) -> anyho
     let signed = signature.map(|signature| SignedResult {
         domain: client.domain(),
         request: asked.request.abi_encode().into(),
-        input: asked.input.clone(),
+        input: input.clone(),
         output: event.output.clone(),
         signature,
     });
     let (stake, unbonding, locked) = client.stake(event.operator).await?;
     Ok(Claim {
         request,
-        input: asked.input,
+        input,
         output: event.output,
         signed,
         chain: Some(OnChain {

@@ -26,11 +26,11 @@ pub(super) struct RunArgs {
 pub(super) async fn run(context: &Context, args: &RunArgs) -> anyhow::Result<Outcome> {
     let config = context.config(Needs::Chain)?;
     logging::start(&config.log, context.global.verbose)?;
-    let mut chains = vec![settings(context, &config)?];
+    let mut chains = vec![settings(context, &config).await?];
     for file in &args.also {
         let other = Context::new(Global { config: Some(file.clone()), ..Global::default() });
         let config = other.config(Needs::Chain)?;
-        chains.push(settings(&other, &config)?);
+        chains.push(settings(&other, &config).await?);
     }
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
@@ -63,15 +63,15 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> anyhow::Result<Out
 }
 
 /// What the relayer is started with, from what the person wrote.
-pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Settings> {
+pub(super) async fn settings(context: &Context, config: &Config) -> anyhow::Result<Settings> {
     let operator = match &config.operator {
         None => {
             warn!("there is no section [operator]: this relayer only watches");
             None
         }
         Some(operator) => {
-            let account = context.account(config)?;
-            let signer = context.signer(config, &account)?;
+            let account = context.account(config).await?;
+            let signer = context.signer(config, &account).await?;
             let mut models = HashMap::new();
             for source in &config.models.serve {
                 let model = CatalogModel::load_on(source, config.models.device)?;
@@ -86,7 +86,7 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
     let watcher = match &config.watcher {
         watcher if !watcher.enabled => None,
         watcher => {
-            let account = context.account(config)?;
+            let account = context.account(config).await?;
             let sources = if watcher.models.is_empty() { &config.models.serve } else { &watcher.models };
             let mut models = HashMap::new();
             for source in sources {
@@ -95,7 +95,8 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
                 let served = Served { name: model.name().to_owned(), min_fee: 0, model: model.runner() };
                 models.insert(model.id(), served);
             }
-            Some(WatcherSettings { account, models, cap: U256::from(watcher.cap.0) })
+            let (cap, demand_inputs) = (U256::from(watcher.cap.0), watcher.demand_inputs);
+            Some(WatcherSettings { account, models, cap, demand_inputs })
         }
     };
     let (chain, gas) = (&config.chain, &config.gas);
@@ -121,6 +122,7 @@ pub(super) fn settings(context: &Context, config: &Config) -> anyhow::Result<Set
         lease: config.store.lease,
         locks: KeyLock::folder(),
         http: config.http.listen,
+        inputs: config.inputs.settings(),
         operator,
         watcher,
     })

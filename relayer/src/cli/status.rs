@@ -113,7 +113,7 @@ async fn of_chain(context: &Context, config: &Config) -> anyhow::Result<()> {
         return context
             .say(|| "operator   none: only watching".to_owned(), || json!({ "event": "operator", "operator": null }));
     }
-    let operator = context.account(config)?.address();
+    let operator = context.operator(config).await?;
     let (stake, unbonding, locked) = client.stake(operator).await?;
     let credit = client.credit(operator).await?;
     let balance = client.provider().get_balance(operator).await?;

@@ -3,9 +3,10 @@ use super::{Context, Outcome, context::AnyClient};
 use crate::{
     chain::Head,
     config::{Config, Needs},
+    fetch::shown,
     pipeline::loses_money,
     readable::money,
-    store::{Purpose, RequestRow, SentTransaction, Step, Store, StoreLocation},
+    store::{ByUri, Purpose, RequestRow, SentTransaction, Step, Store, StoreLocation},
 };
 use alloy::{eips::BlockId, primitives::U256, providers::Provider};
 use candor_sdk::{bindings::RequestStatus, client::Terms, ids::RequestId};
@@ -95,7 +96,7 @@ async fn facts(
     let operator = match &config.operator {
         None => None,
         Some(operator) => {
-            let address = context.account(config)?.address();
+            let address = context.operator(config).await?;
             let (stake, unbonding, locked) = client.stake(address).await?;
             let min_fee = super::context::served_name(config, row.request.model)?;
             Some(OperatorFacts {
@@ -166,7 +167,9 @@ fn seen(row: &RequestRow, facts: &Facts) -> Vec<String> {
         reasons.push(format!("operator {} was drawn and has it to itself for another {left} s", request.operator));
     }
     loss(row, facts, &mut reasons);
-    if let Some(worker) = &row.worker {
+    if let Some(by_uri) = row.by_uri.as_ref().filter(|by_uri| by_uri.awaited) {
+        reasons.push(input(by_uri));
+    } else if let Some(worker) = &row.worker {
         reasons.push(format!("worker {worker} is at work on it"));
     } else if reasons.is_empty() {
         reasons.push(match facts.ahead {
@@ -175,6 +178,18 @@ fn seen(row: &RequestRow, facts: &Facts) -> Vec<String> {
         });
     }
     reasons
+}
+
+/// What is to be said of an input that is not here.
+fn input(by_uri: &ByUri) -> String {
+    let place = by_uri.uri.as_deref().map_or_else(|| "a place that nobody has named yet".to_owned(), shown);
+    match &by_uri.problem {
+        None => format!("its input of {} bytes is at {place} and not fetched yet", by_uri.size),
+        Some(problem) => format!(
+            "its input of {} bytes is at {place} and could not be had, after {} tries; it is tried again until the deadline. The last time: {problem}",
+            by_uri.size, by_uri.tries
+        ),
+    }
 }
 
 fn loss(row: &RequestRow, facts: &Facts, reasons: &mut Vec<String>) {
@@ -348,6 +363,20 @@ mod tests {
         let dear = Head { base_fee: 200_000_000_000, ..facts().head };
         says(&good, &Facts { head: dear, ..facts() }, &["gas costs more than it brings"]);
         says(&RequestRow { worker: Some("gpu-1".into()), ..good.clone() }, &facts(), &["gpu-1 is at work"]);
+        let at = |problem: Option<&str>| ByUri {
+            uri: Some("https://user:hunter2@host/hunter2".into()),
+            size: 80,
+            awaited: true,
+            tries: 3,
+            problem: problem.map(str::to_owned),
+        };
+        let waiting = RequestRow { by_uri: Some(at(None)), ..good.clone() };
+        says(&waiting, &facts(), &["80 bytes is at https://host/... and not fetched yet"]);
+        let failing = RequestRow { by_uri: Some(at(Some("the server answers 404"))), ..good.clone() };
+        says(&failing, &facts(), &["https://host/...", "after 3 tries", "the server answers 404"]);
+        assert!(!explain(&failing, &facts()).join(";").contains("hunter2"));
+        let here = RequestRow { by_uri: Some(ByUri { awaited: false, ..at(None) }), ..good.clone() };
+        says(&here, &facts(), &["it is next"]);
         let late = Head { timestamp: 6_000, ..facts().head };
         says(&good, &Facts { head: late, ..facts() }, &["deadline passed 1000 s ago"]);
 

@@ -428,6 +428,10 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
     check(gas.max_fee_per_gas == super::Wei::ZERO, "gas.max_fee_per_gas", ": must be more than nothing");
     check(!(10..=200).contains(&gas.bump_percent), "gas.bump_percent", ": must be from 10 (nodes refuse less) to 200");
     check(gas.bump_after.is_zero(), "gas.bump_after", ": must be more than nothing");
+    let inputs = &config.inputs;
+    check(inputs.timeout.is_zero(), "inputs.timeout", ": must be more than nothing");
+    check(inputs.at_once == 0, "inputs.at_once", ": must be at least 1");
+    check(!(1..=1 << 20).contains(&inputs.keep_mib), "inputs.keep_mib", ": must be from 1 to 1048576 (one TiB)");
     check(
         config.store.lease < Duration::from_secs(1),
         "store.lease",

@@ -13,11 +13,12 @@ mod units;
 
 pub use load::{Needs, Sources, known_keys, variable};
 pub use problem::{ConfigError, Origin, Problem, nearest};
-pub use setting::{ImportOptions, ModelSource, PathSetting, PostgresUrl, RpcUrl, parse_address};
+pub use setting::{GatewayUrl, ImportOptions, ModelSource, PathSetting, PostgresUrl, RpcUrl, parse_address};
 pub use template::{Known, Preset, template};
 pub use units::{Wei, format_duration, parse_duration};
 
 use crate::engine::Device;
+use crate::fetch::FetchSettings;
 use crate::store::StoreLocation;
 use alloy::primitives::Address;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,8 @@ pub struct Config {
     pub gas: GasConfig,
     /// Where the state of the work is kept.
     pub store: StoreConfig,
+    /// How inputs are fetched that a request names by URI.
+    pub inputs: InputsConfig,
     /// Which models are served.
     pub models: ModelsConfig,
     /// What is told over HTTP: metrics, health, the status page.
@@ -94,7 +97,7 @@ pub struct OperatorConfig {
     /// The key of the operator's account: sends the transactions and owns the stake.
     pub account: KeySource,
     /// The key that signs results. The account's own when not given.
-    pub signer: Option<KeySource>,
+    pub signer: Option<SignerSource>,
     /// The least the operator answers for, by model name; `default` for the models not named. `candor operator join` publishes these prices.
     pub min_fee: BTreeMap<String, Wei>,
     /// Where earnings go. They stay as credit in the oracle when not given.
@@ -111,11 +114,14 @@ pub struct WatcherConfig {
     pub cap: Wei,
     /// Models whose results are run again. Those of `models.serve` when empty.
     pub models: Vec<ModelSource>,
+    /// Whether to challenge results that can't be judged because their inputs can't be had, so that the operator must show them. Costs the bond where the
+    /// result is right.
+    pub demand_inputs: bool,
 }
 
 impl Default for WatcherConfig {
     fn default() -> Self {
-        Self { enabled: false, cap: Wei::milliether(1_000), models: Vec::new() }
+        Self { enabled: false, cap: Wei::milliether(1_000), models: Vec::new(), demand_inputs: false }
     }
 }
 
@@ -133,10 +139,36 @@ impl OperatorConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeySource {
-    /// An encrypted keystore file. Without one the key comes from the environment.
+    /// An encrypted keystore file. Without one, nor any of the others, the key comes from the environment.
     pub keystore: Option<PathSetting>,
     /// A file that holds the keystore's password. Without one it comes from the environment, or is asked for on a terminal.
     pub password_file: Option<PathSetting>,
+    /// A key in AWS KMS: its id, its ARN, or an alias. Needs the feature `aws` of this crate.
+    pub aws_kms: Option<String>,
+    /// A version of a key in Google Cloud KMS, by its whole name. Needs the feature `gcp`.
+    pub gcp_kms: Option<String>,
+    /// A key on a Ledger, by its derivation path. For the account only. Needs the feature `ledger`.
+    pub ledger: Option<String>,
+}
+
+/// Where the key that signs results is to be found: wherever it can sign without a person.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SignerSource {
+    /// An encrypted keystore file.
+    pub keystore: Option<PathSetting>,
+    /// A file that holds the keystore's password.
+    pub password_file: Option<PathSetting>,
+    /// A key in AWS KMS.
+    pub aws_kms: Option<String>,
+    /// A version of a key in Google Cloud KMS.
+    pub gcp_kms: Option<String>,
+}
+
+impl From<SignerSource> for KeySource {
+    fn from(SignerSource { keystore, password_file, aws_kms, gcp_kms }: SignerSource) -> Self {
+        Self { keystore, password_file, aws_kms, gcp_kms, ledger: None }
+    }
 }
 
 /// Where earnings go, and when.
@@ -220,6 +252,53 @@ impl Default for StoreConfig {
 pub struct HttpConfig {
     /// Address and port for `/metrics`, `/healthz`, `/readyz` and the status page. Nothing is told without it. All of it is read-only.
     pub listen: Option<SocketAddr>,
+}
+
+/// How inputs are fetched that a request names by URI.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InputsConfig {
+    /// Where `ipfs:` is asked for; such inputs can't be had without it. It may be on this machine or in its network.
+    pub ipfs_gateway: Option<GatewayUrl>,
+    /// Time for one try, from the name of the server to the last byte.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// The most inputs to fetch at once.
+    pub at_once: u32,
+    /// The most to keep of what was fetched, in MiB.
+    pub keep_mib: u64,
+    /// Whether to go to `http:` addresses too. What comes from there is checked by its hash all the same.
+    pub plain_http: bool,
+    /// Whether to go to addresses that are not of the public internet. For local chains and tests only: whoever makes a request chooses the address.
+    pub private_addresses: bool,
+}
+
+impl Default for InputsConfig {
+    fn default() -> Self {
+        let default = FetchSettings::default();
+        Self {
+            ipfs_gateway: None,
+            timeout: default.timeout,
+            at_once: u32::try_from(default.at_once).unwrap_or(u32::MAX),
+            keep_mib: default.kept_bytes >> 20,
+            plain_http: default.plain_http,
+            private_addresses: default.private_addresses,
+        }
+    }
+}
+
+impl InputsConfig {
+    /// What the fetcher is told.
+    pub fn settings(&self) -> FetchSettings {
+        FetchSettings {
+            plain_http: self.plain_http,
+            private_addresses: self.private_addresses,
+            ipfs_gateway: self.ipfs_gateway.as_ref().map(|gateway| gateway.expose().clone()),
+            timeout: self.timeout,
+            at_once: self.at_once as usize,
+            kept_bytes: self.keep_mib << 20,
+        }
+    }
 }
 
 /// Which models are served.

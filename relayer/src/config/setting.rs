@@ -148,6 +148,51 @@ impl Serialize for ModelSource {
     }
 }
 
+/// The address of an IPFS gateway. It may carry an API key, so printing shows the host alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GatewayUrl(RpcUrl);
+
+impl GatewayUrl {
+    /// The whole address, for connecting. Not for logs.
+    pub fn expose(&self) -> &reqwest::Url {
+        self.0.expose()
+    }
+}
+
+impl std::str::FromStr for GatewayUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "expected something like http://127.0.0.1:8080";
+        let url = reqwest::Url::parse(text.trim())
+            .map_err(|error| format!("not the address of a gateway ({error}); {example}"))?;
+        let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        match url.scheme() {
+            "http" | "https" if url.host().is_some() && plain => Ok(Self(RpcUrl(url))),
+            "http" | "https" => Err(format!("an address without name, password and question mark, please; {example}")),
+            scheme => Err(format!("cannot talk to a gateway over \"{scheme}:\"; {example}")),
+        }
+    }
+}
+
+impl fmt::Debug for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for GatewayUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for GatewayUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 /// The address of a node. Many carry a password or an API key, so printing shows the host alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RpcUrl(reqwest::Url);

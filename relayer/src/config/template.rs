@@ -59,6 +59,10 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let serve = default.models.serve.iter().map(|model| format!("\"{}\"", model.name())).collect::<Vec<_>>().join(", ");
     let device = String::from(default.models.device);
     let level = &default.log.level;
+    let inputs = &default.inputs;
+    let (fetch_timeout, at_once, keep_mib) = (format_duration(inputs.timeout), inputs.at_once, inputs.keep_mib);
+    let (plain_http, demand) = (inputs.plain_http, default.watcher.demand_inputs);
+    let private = anvil || inputs.private_addresses;
     let example = variable("chain.poll_interval");
     format!(
         r#"# Candor's configuration. Lines that begin with # are explanations, or settings that are not used.
@@ -92,12 +96,18 @@ overlap = {overlap}
 {keystore}
 # A file with the keystore's password. Without it: CANDOR_KEYSTORE_PASSWORD, or asked for on a terminal.
 # password_file = "operator.password"
+# Or where the key is instead, if candor was built with the feature aws, gcp or ledger (docs/relayer.md).
+# aws_kms = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+# gcp_kms = "projects/mine/locations/global/keyRings/candor/cryptoKeys/account/cryptoKeyVersions/1"
+# ledger = "m/44'/60'/0'/0/0"
 
 # The key that signs results, if it is not the account's own: a hot key that can be replaced without moving the stake.
 # Without a keystore it is read from CANDOR_SIGNER_PRIVATE_KEY; the password from CANDOR_SIGNER_KEYSTORE_PASSWORD.
 # [operator.signer]
 # keystore = "signer.json"
 # password_file = "signer.password"
+# aws_kms = "alias/candor-signer"
+# gcp_kms = "projects/mine/locations/global/keyRings/candor/cryptoKeys/signer/cryptoKeyVersions/1"
 
 # The least to answer for, by model. `candor operator join` publishes these prices.
 [operator.min_fee]
@@ -116,6 +126,9 @@ enabled = {watch}
 cap = "{watch_cap}"
 # Models whose results are run again; those of models.serve when empty.
 models = []
+# Whether to challenge what can't be judged because its input, at a URI, can't be had: its operator must show it then. Costs the bond
+# where the result is right.
+demand_inputs = {demand}
 
 [gas]
 # The most to pay for one unit of gas, tip included. Work waits while the chain asks for more.
@@ -144,6 +157,21 @@ device = "{device}"
 # What the import of one of them was told, by its name (docs/models.md): it is another model otherwise.
 # [models.options.my-model]
 # context = 1024
+
+# Inputs that are at a URI instead of in the request. They count only if they have the hash that the request names.
+[inputs]
+# Where ipfs: is asked for. Without it such inputs can't be had.
+# ipfs_gateway = "http://127.0.0.1:8080"
+# The time for one try. It is tried again, with pauses that grow, until the request's deadline.
+timeout = "{fetch_timeout}"
+# The most to fetch at once; one requester gets a quarter of that.
+at_once = {at_once}
+# The most to keep of what was fetched, in MiB.
+keep_mib = {keep_mib}
+# Whether to go to http: addresses too. What is there is checked in any case.
+plain_http = {plain_http}
+# Whether to go to addresses that are not of the public internet. For local chains only: strangers choose the address.
+private_addresses = {private}
 
 [http]
 # Where /metrics, /healthz, /readyz and the status page are; all of it read-only. Nothing is told without this.

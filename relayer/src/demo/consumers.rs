@@ -13,7 +13,8 @@ use candor_sdk::{
     ids::RequestId,
 };
 
-mod abi {
+/// How they are called, as far as somebody from outside calls them.
+pub mod abi {
     #![allow(missing_docs)]
     alloy::sol! {
         interface LoanDesk {

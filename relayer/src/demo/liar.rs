@@ -57,8 +57,8 @@ pub(super) async fn play<W: Write>(world: &World, narrator: &mut Narrator<W>, fo
     let served = Served { name: credit.name().to_owned(), min_fee: 0, model: liar };
     let settings = world.relayer_settings(&folder.join("liar"), U256::MAX);
     let operator = OperatorSettings {
-        account: world.liar.clone(),
-        signer: world.liar.clone(),
+        account: world.liar.clone().into(),
+        signer: world.liar.clone().into(),
         models: HashMap::from([(credit.id(), served)]),
         payout: None,
     };
@@ -66,9 +66,10 @@ pub(super) async fn play<W: Write>(world: &World, narrator: &mut Narrator<W>, fo
 
     let served = Served { name: credit.name().to_owned(), min_fee: 0, model: credit.runner() };
     let watcher = WatcherSettings {
-        account: world.watcher.clone(),
+        account: world.watcher.clone().into(),
         models: HashMap::from([(credit.id(), served)]),
         cap: U256::from(CAP),
+        demand_inputs: false,
     };
     let settings = world.relayer_settings(&folder.join("watcher"), U256::MAX);
     let watching = start(Settings { operator: None, watcher: Some(watcher), ..settings }).await?;

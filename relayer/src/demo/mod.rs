@@ -11,6 +11,8 @@ pub mod narrator;
 mod story;
 mod world;
 
+pub use consumers::abi;
+
 use crate::{
     input::{
         applicant::Applicant,
@@ -189,7 +191,9 @@ async fn ask_all(world: &World, questions: Vec<Question>) -> anyhow::Result<Join
         let base_fee = block.header.base_fee_per_gas.unwrap_or_default() * 81 / 64;
         let value = U256::from(PRICE.0) + U256::from(200_000u64) * U256::from(2 * base_fee + 1_000_000_000);
         let call = question.call(value);
-        let sent = client.provider().send_transaction(call.into_transaction()).await;
+        let prepared = client.prepare_from(world.payer, call).await;
+        let prepared = prepared.with_context(|| consumers::refused(&question, value))?;
+        let sent = client.provider().send_transaction(prepared).await;
         let pending = sent.with_context(|| consumers::refused(&question, value))?;
         receipts.spawn(async move {
             let receipt = pending.get_receipt().await?;

@@ -125,8 +125,7 @@ impl<'a, W: Write> Story<'a, W> {
             Progress::Delivered { id, .. } => (*id, "delivered"),
             Progress::Finalized { id, .. } => (*id, "finalized"),
             Progress::Dropped { id, .. } => (*id, "dropped"),
-            Progress::Dispute(_) => return Ok(()),
-            Progress::Read { .. } => return Ok(()),
+            Progress::Dispute(_) | Progress::Read { .. } | Progress::Sent { .. } => return Ok(()),
             Progress::Mined { transaction, .. } => {
                 let receipt = self.receipt(*transaction).await?;
                 self.gas_spent += U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price());
@@ -213,7 +212,11 @@ impl<'a, W: Write> Story<'a, W> {
                 }
                 Event::Dropped { request, reason }
             }
-            Progress::Read { .. } | Progress::Mined { .. } | Progress::PaidOut { .. } | Progress::Dispute(_) => {
+            Progress::Read { .. }
+            | Progress::Sent { .. }
+            | Progress::Mined { .. }
+            | Progress::PaidOut { .. }
+            | Progress::Dispute(_) => {
                 return Ok(());
             }
         };

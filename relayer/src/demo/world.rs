@@ -180,10 +180,11 @@ impl World {
             lease: crate::store::LEASE,
             locks: folder.to_owned(),
             http: None,
+            inputs: crate::fetch::FetchSettings::default(),
             watcher: None,
             operator: Some(OperatorSettings {
-                account: self.operator.clone(),
-                signer: self.signer.clone(),
+                account: self.operator.clone().into(),
+                signer: self.signer.clone().into(),
                 models: served.collect(),
                 payout: Some((TREASURY, payout_at)),
             }),

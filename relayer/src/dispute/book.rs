@@ -21,7 +21,7 @@ use candor_sdk::{
     },
     client::ClientError,
     dispute::{Case, Docket},
-    request::Request,
+    request::{Input, Request},
 };
 use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
@@ -38,8 +38,8 @@ const COMPARE_AT_ONCE: usize = 32;
 pub struct Posted {
     /// The request, as the oracle hashed it.
     pub request: PackedRequest,
-    /// Its bytes.
-    pub input: Bytes,
+    /// What is known of its input.
+    pub input: Input,
     /// The answer, as the oracle has it.
     pub fulfillment: Fulfillment,
     /// Its bytes.
@@ -47,6 +47,14 @@ pub struct Posted {
 }
 
 impl Posted {
+    /// The bytes of the input, if they are here.
+    pub fn input(&self) -> Option<&Bytes> {
+        match &self.input {
+            Input::Bytes(input) => Some(input),
+            Input::Uri { .. } => None,
+        }
+    }
+
     /// The request in readable form; none if it is not one, which no oracle lets happen.
     pub fn readable(&self) -> Option<Request> {
         Request::unpack(&self.request).ok()
@@ -81,7 +89,7 @@ pub struct Book {
     asked_after: u64,
     /// How often everything was read again.
     readings: u32,
-    requests: HashMap<u64, (PackedRequest, Bytes)>,
+    requests: HashMap<u64, (PackedRequest, Input)>,
     results: HashMap<B256, Posted>,
 }
 
@@ -240,6 +248,9 @@ impl Book {
         if log.address() == self.game {
             // Unknown topics belong to a newer game; they are not ours to act on.
             if let Ok(event) = GameEvent::decode_raw_log(log.topics(), &log.data().data) {
+                if let GameEvent::InputShown(event) = &event {
+                    self.supply(keccak256(&event.input), &event.input);
+                }
                 self.docket.apply(&event);
             }
             return;
@@ -250,7 +261,19 @@ impl Book {
         match OracleEvent::decode_raw_log(log.topics(), &log.data().data) {
             Ok(OracleEvent::Requested(event)) => {
                 self.newest = self.newest.max(event.id);
-                self.requests.insert(event.id, (event.request, event.input));
+                let known = self.requests.remove(&event.id).map(|(_, input)| input);
+                let input = if keccak256(&event.input) == event.request.inputHash {
+                    Input::Bytes(event.input)
+                } else {
+                    // Opened again without its input: what is known of that is what was said at first.
+                    known.unwrap_or_else(|| Input::Uri { uri: String::new(), size: 0 })
+                };
+                self.requests.insert(event.id, (event.request, input));
+            }
+            Ok(OracleEvent::RequestedByUri(event)) => {
+                self.newest = self.newest.max(event.id);
+                let input = Input::Uri { uri: event.uri, size: event.inputSize };
+                self.requests.insert(event.id, (event.request, input));
             }
             Ok(OracleEvent::Fulfilled(event)) => {
                 if let Some((request, input)) = self.requests.get(&event.id).cloned() {
@@ -262,6 +285,15 @@ impl Book {
             Ok(OracleEvent::Finalized(event)) => self.forget(event.id),
             Ok(OracleEvent::Cancelled(event)) => self.forget(event.id),
             _ => {}
+        }
+    }
+
+    /// An input has been found: whatever was asked about it can be judged.
+    pub fn supply(&mut self, hash: B256, input: &Bytes) {
+        let requests = self.requests.values_mut().map(|(request, input)| (request.inputHash, input));
+        let results = self.results.values_mut().map(|posted| (posted.request.inputHash, &mut posted.input));
+        for (_, known) in requests.chain(results).filter(|(wanted, _)| *wanted == hash) {
+            *known = Input::Bytes(input.clone());
         }
     }
 

@@ -2,9 +2,13 @@
 
 use super::{
     book::Posted,
+    recheck,
     trace::{EngineTrace, Player},
 };
-use crate::engine::{InferError, InferRequest};
+use crate::{
+    engine::{InferError, InferRequest},
+    ops::metrics::SECOND_OPINIONS,
+};
 use alloy::primitives::keccak256;
 use candor_sdk::{
     dispute::{Claimed, Opinion, Screening, Trace, screen, undefined},
@@ -23,15 +27,17 @@ pub enum Verdict {
     Right,
     /// It is wrong, and two paths say so.
     Wrong,
+    /// Its input is at a URI and can't be had, and why: nobody who lacks it can judge.
+    Withheld(String),
     /// Our own two paths disagree, or fail: no money is put on it.
     Unsure(String),
 }
 
-/// What a result was asked.
+/// What a result was asked; none if its input is not here.
 pub fn question(posted: &Posted) -> Option<InferRequest> {
     let request = posted.readable()?;
     Some(InferRequest {
-        input: posted.input.to_vec(),
+        input: posted.input()?.to_vec(),
         params: Params {
             max_tokens: request.params.maxTokens,
             temperature: request.params.temperature,
@@ -41,10 +47,9 @@ pub fn question(posted: &Posted) -> Option<InferRequest> {
     })
 }
 
-/// Runs the model again, and where it says something else, runs it once more on another path before that is believed: plainly, by the scalar
-/// reference, or, where that would take too long, by the engine's trace, which computes every node by itself and checks what was generated.
+/// Runs the model again, and where it says something else, looks for a second opinion before that is believed: see [`confirm`].
 pub fn examine(player: &Player, posted: &Posted) -> Verdict {
-    let Some(request) = question(posted) else { return Verdict::Unsure("the request does not decode".into()) };
+    let Some(request) = question(posted) else { return Verdict::Withheld("its input is not here".into()) };
     let claimed = posted.fulfillment.outputHash;
     let trace = match EngineTrace::of(player.clone(), request.clone()) {
         Ok(trace) => trace,
@@ -59,30 +64,51 @@ pub fn examine(player: &Player, posted: &Posted) -> Verdict {
         return Verdict::Right;
     }
     warn!(model = %player.name, "an answer is not what this relayer's engine says; looking again on another path");
-    match reference(player, &request, &trace) {
-        Ok(output) if keccak256(&output) == claimed => {
-            Verdict::Unsure("the engine and the reference disagree; this is a bug in Candor, please report it".into())
-        }
-        Ok(output) if output == trace.output() => Verdict::Wrong,
-        Ok(_) => Verdict::Unsure("the engine and the reference disagree, and with the answer too".into()),
-        Err(error) => Verdict::Unsure(error),
+    let opinion = confirm(player, posted, &request, &trace);
+    noted(opinion.is_ok());
+    match opinion {
+        Ok(()) => Verdict::Wrong,
+        Err(reason) => Verdict::Unsure(reason),
     }
 }
 
-/// The answer by another path than the one that gave `trace`.
-fn reference(player: &Player, request: &InferRequest, trace: &EngineTrace) -> Result<Vec<u8>, String> {
+/// Counts a second opinion.
+pub(super) fn noted(agreed: bool) {
+    metrics::counter!(SECOND_OPINIONS, "outcome" => if agreed { "agreed" } else { "disagreed" }).increment(1);
+}
+
+/// Whether our own answer, which is not the operator's, is the right one as far as can be told without the engine: the weights in memory are those that
+/// the model's id commits to; and the scalar reference, run as a whole, has the same output, or, where that would take too long, the same elements wherever
+/// it looks ([`recheck::run`]), while the path that serves requests has the same answer.
+///
+/// # Errors
+/// If it is not, or there is no saying.
+pub fn confirm(player: &Player, posted: &Posted, request: &InferRequest, trace: &EngineTrace) -> Result<(), String> {
+    let (wanted, held) = (posted.request.modelId, player.commitment().1.id().0);
+    if wanted != held {
+        return Err(format!(
+            "the model in memory is not the one it was loaded as: it hashes to {held}; restart the relayer"
+        ));
+    }
     let model = player.model();
-    let symbols = trace.tree().symbols();
-    let passes = trace.generated().len().max(1) as u64;
-    let work = model.weights.elements().saturating_mul(symbols.sequence.into()).saturating_mul(passes);
+    let work = model.weights.elements().saturating_mul(trace.tree().symbols().sequence.into());
     if work <= REFERENCE_WORK {
-        return match Interpreter::new(model).run(request) {
-            Ok(run) => Ok(run.output),
-            Err(error) => Err(error.to_string()),
+        // Over our tokens, which pass the model's check only if they are what it generates.
+        let run = Interpreter::new(model).replay(request, trace.generated()).map_err(|error| error.to_string())?;
+        return match (run.failed_check, keccak256(&run.output) == posted.fulfillment.outputHash) {
+            (None, _) if run.output == trace.output() => Ok(()),
+            (None, true) => Err("the reference says that the answer is RIGHT, and the engine that it is wrong".into()),
+            _ => Err("the engine and the reference disagree, and with the answer too".into()),
         };
     }
-    debug!(model = %player.name, work, "too long for the reference; comparing the engine's answer with its trace");
-    player.answer(request).map_err(|error| error.to_string())
+    debug!(model = %player.name, work, "too long for the reference as a whole; comparing elements of every node");
+    if player.answer(request).map_err(|error| error.to_string())? != trace.output() {
+        return Err("the engine's answer is not what its trace ends in".into());
+    }
+    match recheck::run(trace, recheck::WORK).map_err(|error| error.to_string())? {
+        None => Ok(()),
+        Some(doubt) => Err(format!("the engine and the reference disagree: {doubt}")),
+    }
 }
 
 /// A request without an answer was answered. That is wrong if the reference says so too.

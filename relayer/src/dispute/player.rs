@@ -5,25 +5,28 @@
 //! done twice; and every move names the state that it answers, so if it is, the contract refuses it.
 
 use super::{
-    book::{Book, Posted, result_hash},
-    opinion::{self, Verdict},
-    trace::{EngineTrace, Player},
+    book::Book,
+    errand::{Errand, Ready, errand_of, is_current, name},
+    opinion::Verdict,
+    thinking::{Learnt, NoMove, Own, Thought, next},
+    trace::Player,
 };
 use crate::{
     chain::{Head, SendError, Sender, WatchSettings},
     complaints::Complaints,
-    engine::InferError,
-    pipeline::{Progress, RelayerError, Shared},
+    crash,
+    ops::metrics::{DISPUTE_MOVES, DISPUTES_ENDED},
+    pipeline::{Progress, RelayerError, Rounds, Shared, rounds},
     store::Purpose,
 };
 use alloy::{
-    primitives::{Address, B256, Bytes, U256},
+    primitives::{Address, B256, U256},
     sol_types::SolCall,
 };
 use candor_sdk::{
-    bindings::{IDisputeGame, Outcome, Terms, Turn},
+    bindings::{IDisputeGame, Outcome, Terms},
     client::{Call, ClientError},
-    dispute::{Case, Opinion, PlayError, challenge, defend, evidence},
+    dispute::Case,
     ids::{ModelId, RequestId},
 };
 use std::{
@@ -41,6 +44,8 @@ pub struct Watching {
     pub models: HashSet<ModelId>,
     /// Wei of bonds that may be at stake or lost at once.
     pub cap: U256,
+    /// Whether to challenge what can't be judged for want of its input.
+    pub demand_inputs: bool,
 }
 
 /// What happens in disputes, as it happens.
@@ -66,6 +71,13 @@ pub enum DisputeProgress {
         what: &'static str,
         /// Gas used.
         gas_used: u64,
+    },
+    /// This relayer's engine and the reference arithmetic disagree about its own run: it does not go on by that run.
+    Doubted {
+        /// The dispute.
+        dispute: u64,
+        /// About what.
+        doubt: String,
     },
     /// A dispute of this relayer's ended.
     Ended {
@@ -93,60 +105,13 @@ pub(crate) struct Seat {
 }
 
 /// Thoughts at once.
-const THOUGHTS: usize = 2;
+pub(super) const THOUGHTS: usize = 2;
 
 /// Time for which something that the chain refuses is left alone.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// Time for which a result is left alone whose examination failed.
-const UNSURE: Duration = Duration::from_secs(60);
-
-/// What is thought about or done, named so that it is not done twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Errand {
-    /// A move of a dispute that stands after so many moves; whether there was a claim then.
-    Move(u64, u32, bool),
-    /// The one claim about a result.
-    Claim(B256),
-    Timeout(u64),
-    Reject(B256),
-    Close(u64),
-    Examine(B256),
-    Challenge(B256),
-    Withdraw,
-}
-
-/// Something ready to be sent.
-#[derive(Debug)]
-struct Ready {
-    /// Unix second until which it is of use.
-    until: u64,
-    call: Call,
-    what: &'static str,
-    /// The dispute or the request, for people.
-    of: u64,
-}
-
-/// What thinking brought.
-enum Thought {
-    Ready(Ready),
-    Nothing,
-    Verdict(Verdict),
-    Failed(String),
-}
-
-/// What is known of a result's run.
-#[derive(Debug, Clone)]
-enum Own {
-    Defence(Arc<EngineTrace>),
-    Opinion(Opinion<Arc<EngineTrace>>),
-}
-
-/// What was learnt of a run on the way: of which result, and whether for its defence.
-type Learnt = (B256, bool, Own);
-
-/// The name and calldata of a move, if there is one.
-type Planned = Option<(&'static str, Bytes)>;
+pub(super) const UNSURE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerError> {
     let book = Book::new(seat.game, seat.settings, seat.first);
@@ -162,68 +127,53 @@ pub(crate) async fn run(shared: Arc<Shared>, seat: Seat) -> Result<(), RelayerEr
         held: HashMap::new(),
         own: HashMap::new(),
         verdicts: HashMap::new(),
+        withheld: HashMap::new(),
         told: HashSet::new(),
+        deadlines: HashMap::new(),
         poor: false,
         readings: 0,
         short: Complaints::default(),
     };
-    let mut complaints = Complaints::default();
-    let mut wait = shared.poll_interval;
-    while shared.leading().await {
-        let endpoint = shared.rpc.current();
-        match table.round().await {
-            Ok(true) => {
-                wait = shared.poll_interval;
-                continue;
-            }
-            Ok(false) => wait = shared.poll_interval,
-            Err(error) if error.is_fatal() => return Err(error),
-            Err(error) => {
-                if complaints.is_news(&error.to_string()) {
-                    warn!(%error, "disputes wait");
-                }
-                if error.is_of_the_endpoint() {
-                    shared.rpc.fail_over(endpoint).await;
-                }
-                wait = (wait * 2).min(Duration::from_secs(10));
-            }
-        }
-        tokio::select! { () = tokio::time::sleep(wait) => {}, () = shared.stop.cancelled() => {} }
-    }
-    Ok(())
+    rounds(&shared, None, &mut table).await
 }
 
-struct Table {
-    shared: Arc<Shared>,
-    seat: Arc<Seat>,
-    account: Address,
-    book: Book,
+pub(super) struct Table {
+    pub(super) shared: Arc<Shared>,
+    pub(super) seat: Arc<Seat>,
+    pub(super) account: Address,
+    pub(super) book: Book,
     /// Whether everything was read once.
-    begun: bool,
-    thoughts: JoinSet<(Errand, Thought, Option<Learnt>)>,
+    pub(super) begun: bool,
+    pub(super) thoughts: JoinSet<(Errand, Thought, Option<Learnt>)>,
     /// Errands being thought about.
-    about: HashSet<Errand>,
-    ready: BTreeMap<(u64, Errand), Ready>,
+    pub(super) about: HashSet<Errand>,
+    pub(super) ready: BTreeMap<(u64, Errand), Ready>,
     /// What the chain refuses, or could not be thought through: left alone until then.
-    held: HashMap<Errand, Instant>,
+    pub(super) held: HashMap<Errand, Instant>,
     /// Runs, by result and whether they are for the defence.
-    own: HashMap<(B256, bool), Own>,
-    verdicts: HashMap<B256, Verdict>,
+    pub(super) own: HashMap<(B256, bool), Own>,
+    pub(super) verdicts: HashMap<B256, Verdict>,
+    /// Results that can't be judged for want of their inputs, and why.
+    pub(super) withheld: HashMap<B256, String>,
     /// Ends that were told.
-    told: HashSet<u64>,
+    pub(super) told: HashSet<u64>,
+    /// The last second of each turn of this account's disputes, as the game said.
+    pub(super) deadlines: HashMap<(u64, Errand), u64>,
     /// Whether the cap stands in the way, and that was said.
-    poor: bool,
+    pub(super) poor: bool,
     /// How often the book was read again when it was last looked at.
     readings: u32,
     /// What was said of money that is short.
     short: Complaints,
 }
 
-impl Table {
-    /// True if something was done and there may be more.
+impl Rounds for Table {
+    const TASK: &'static str = "disputes";
+
     async fn round(&mut self) -> Result<bool, RelayerError> {
-        // Those of an earlier run, or of a round that failed half-way.
-        self.seat.sender.recover(&self.shared.rpc).await?;
+        // Those of an earlier run, or of a round that failed half-way. What the poster has in flight is no reason to wait: a move may become due meanwhile,
+        // and then says so to the sender.
+        self.seat.sender.recover_unless_busy(&self.shared.rpc).await?;
         let (head, caught_up) = self.book.look(&self.shared.rpc).await?;
         if self.readings != self.book.readings() {
             self.readings = self.book.readings();
@@ -231,23 +181,28 @@ impl Table {
             self.own.retain(|(_, defence), _| *defence);
         }
         if !caught_up {
+            // Of a chain that was reorganised, perhaps.
+            self.deadlines.clear();
             return Ok(true);
         }
         if self.book.next_block() <= self.seat.sender.last_block() {
             return Ok(false);
         }
-        if !self.begun {
-            self.begun = true;
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first {
             self.take_up();
         }
-        self.tell_ends();
+        self.tell_ends(first);
         self.listen();
+        self.find_inputs(head).await?;
         self.held.retain(|_, until| *until > Instant::now());
         self.ready.retain(|(_, errand), _| is_current(&self.book, *errand));
         self.plan(head).await?;
         self.send(head).await
     }
+}
 
+impl Table {
     /// Says loudly what is at stake.
     fn take_up(&self) {
         let mine = |case: &&Case| case.ended.is_none() && self.side(case).is_some();
@@ -258,7 +213,7 @@ impl Table {
     }
 
     /// Which side of a dispute is this account's: true for the operator's.
-    fn side(&self, case: &Case) -> Option<bool> {
+    pub(super) fn side(&self, case: &Case) -> Option<bool> {
         if self.seat.operator == Some(case.fulfillment.operator) {
             Some(true)
         } else if case.opened.challenger == self.account {
@@ -268,7 +223,8 @@ impl Table {
         }
     }
 
-    fn tell_ends(&mut self) {
+    /// Says how disputes ended. Those that a new process reads of are an old story, which is not counted again.
+    fn tell_ends(&mut self, old: bool) {
         for case in self.book.docket().cases() {
             let (Some(ended), Some(operator)) = (case.ended, self.side(case)) else { continue };
             if !self.told.insert(case.id()) {
@@ -278,6 +234,10 @@ impl Table {
                 Outcome::Upheld => operator,
                 _ => !operator,
             };
+            if !old {
+                let (role, outcome) = (role(operator), if won { "won" } else { "lost" });
+                metrics::counter!(DISPUTES_ENDED, "role" => role, "outcome" => outcome).increment(1);
+            }
             if won {
                 info!(dispute = case.id(), outcome = ?ended.outcome, "a dispute was won");
             } else {
@@ -287,7 +247,7 @@ impl Table {
         }
     }
 
-    fn report(&self, progress: DisputeProgress) {
+    pub(super) fn report(&self, progress: DisputeProgress) {
         let _ = self.shared.reporter.send(Progress::Dispute(progress));
     }
 
@@ -317,30 +277,29 @@ impl Table {
                     warn!(?errand, %problem, "no move could be found; trying again");
                     self.held.insert(errand, Instant::now() + HOLD);
                 }
+                Thought::Doubted(doubt) => self.doubted(errand, doubt),
             }
         }
     }
 
-    fn judged(&mut self, errand: Errand, verdict: Verdict) {
-        let Errand::Examine(result) = errand else { return };
-        let Some(request) = self.book.results().get(&result).and_then(Posted::readable) else { return };
-        match &verdict {
-            Verdict::Right => debug!(request = %request.id, "the result is right"),
-            Verdict::Wrong => warn!(request = %request.id, "the result is WRONG"),
-            Verdict::Unsure(reason) => {
-                error!(request = %request.id, %reason, "can't judge a result; not challenging it")
-            }
+    /// Our own run is wrong somewhere. It is forgotten, and made anew: what failed once may be right the next time. What is wrong every time never gets
+    /// as far as a move.
+    fn doubted(&mut self, errand: Errand, doubt: String) {
+        self.held.insert(errand, Instant::now() + HOLD);
+        let Errand::Move(dispute, ..) = errand else { return };
+        error!(
+            dispute,
+            %doubt,
+            "this relayer's engine and the reference arithmetic DISAGREE; not going on by this run, running again. Is the machine sound? If it happens again, please report it"
+        );
+        if let Some(case) = self.book.docket().case(dispute) {
+            self.own.remove(&(case.opened.result, false));
         }
-        if matches!(verdict, Verdict::Unsure(_)) {
-            self.held.insert(errand, Instant::now() + UNSURE);
-        } else {
-            self.verdicts.insert(result, verdict.clone());
-        }
-        self.report(DisputeProgress::Examined { id: request.id, verdict });
+        self.report(DisputeProgress::Doubted { dispute, doubt });
     }
 
     /// Whether something is to be started: it is not being thought about, ready or held.
-    fn is_free(&self, errand: Errand) -> bool {
+    pub(super) fn is_free(&self, errand: Errand) -> bool {
         !self.about.contains(&errand)
             && !self.held.contains_key(&errand)
             && !self.ready.keys().any(|(_, ready)| *ready == errand)
@@ -351,6 +310,9 @@ impl Table {
         let open: Vec<Case> = self.book.docket().cases().filter(|case| case.ended.is_none()).cloned().collect();
         let mut moves = Vec::new();
         let mut busy = false;
+        let current =
+            |(id, errand): &(u64, Errand)| open.iter().any(|case| case.id() == *id && errand_of(case) == *errand);
+        self.deadlines.retain(|turn, _| current(turn));
         for case in &open {
             let Some(operator) = self.side(case) else { continue };
             busy = true;
@@ -369,10 +331,10 @@ impl Table {
             }
             let mine = case.is_operators_turn() == operator;
             let errand = errand_of(case);
+            let until = self.deadline(case, errand).await?;
             if !self.is_free(if mine { errand } else { Errand::Timeout(case.id()) }) {
                 continue;
             }
-            let until = self.deadline(case).await?;
             if mine && head.timestamp <= until {
                 moves.push((until, errand, case.clone(), operator));
             } else if !mine && head.timestamp > until {
@@ -392,6 +354,7 @@ impl Table {
             }
         }
         self.watch(head, &open);
+        self.show(head, &open);
         if !busy {
             self.withdraw().await?;
         }
@@ -408,10 +371,17 @@ impl Table {
     }
 
     /// The last second of a turn, as the game reckons it.
-    async fn deadline(&self, case: &Case) -> Result<u64, ClientError> {
+    async fn deadline(&mut self, case: &Case, turn: Errand) -> Result<u64, ClientError> {
+        if let Some(until) = self.deadlines.get(&(case.id(), turn)) {
+            return Ok(*until);
+        }
         let call = IDisputeGame::deadlineOfCall { dispute: case.dispute().clone() };
         match self.shared.rpc.client().view(self.seat.game, call).await {
-            Ok(until) => Ok(until.saturating_to()),
+            Ok(until) => {
+                let until = until.saturating_to();
+                self.deadlines.insert((case.id(), turn), until);
+                Ok(until)
+            }
             // It stands otherwise already: the events will say how.
             Err(ClientError::Reverted(_)) => Ok(u64::MAX),
             Err(error) => Err(error),
@@ -434,7 +404,8 @@ impl Table {
             let call = IDisputeGame::rejectCall {
                 request: case.request,
                 fulfillment: case.fulfillment.clone(),
-                input: posted.input.clone(),
+                // Without it if it is at a URI and its operator has not shown it (P47).
+                input: posted.input().cloned().unwrap_or_default(),
             };
             self.simple(Errand::Reject(case.opened.result), &case, u64::MAX, call);
         }
@@ -447,6 +418,11 @@ impl Table {
             self.held.insert(errand, Instant::now() + HOLD);
             return;
         };
+        if posted.input().is_none() {
+            warn!(dispute = case.id(), "a move needs the input, which is at a URI and not here");
+            self.held.insert(errand, Instant::now() + HOLD);
+            return;
+        }
         let Some(player) = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned() else {
             error!(
                 dispute = case.id(),
@@ -466,79 +442,9 @@ impl Table {
                 (errand, Thought::Ready(ready), Some((key.0, key.1, own)))
             }
             Ok((own, None)) => (errand, Thought::Nothing, Some((key.0, key.1, own))),
-            Err(problem) => (errand, Thought::Failed(problem), None),
+            Err(NoMove::Failed(problem)) => (errand, Thought::Failed(problem), None),
+            Err(NoMove::Doubted(doubt)) => (errand, Thought::Doubted(doubt), None),
         });
-    }
-
-    /// Runs others' results again, and challenges those that are wrong.
-    fn watch(&mut self, head: Head, open: &[Case]) {
-        let Some(watching) = &self.seat.watching else { return };
-        let mut others: Vec<(u64, B256, Posted)> = Vec::new();
-        for (result, posted) in self.book.results() {
-            let until = posted.fulfillment.final_at(self.seat.window);
-            let watched = posted.readable().is_some_and(|request| watching.models.contains(&request.model));
-            let ours = self.seat.operator == Some(posted.fulfillment.operator);
-            if watched && !ours && head.timestamp < until && self.book.docket().fallen(result).is_none() {
-                others.push((until, *result, posted.clone()));
-            }
-        }
-        // What becomes final first.
-        others.sort_by_key(|(until, result, _)| (*until, *result));
-        let bond = U256::from(self.seat.terms.bond);
-        let cap = watching.cap;
-        for (until, result, posted) in others {
-            match self.verdicts.get(&result) {
-                None => {
-                    let errand = Errand::Examine(result);
-                    let player = posted.readable().and_then(|request| self.seat.models.get(&request.model)).cloned();
-                    if let Some(player) = player.filter(|_| self.thoughts.len() < THOUGHTS && self.is_free(errand)) {
-                        self.about.insert(errand);
-                        self.thoughts.spawn_blocking(move || {
-                            (errand, Thought::Verdict(opinion::examine(&player, &posted)), None)
-                        });
-                    }
-                }
-                Some(Verdict::Wrong) => {
-                    let errand = Errand::Challenge(result);
-                    let challenged = self
-                        .book
-                        .docket()
-                        .cases()
-                        .any(|case| case.opened.challenger == self.account && case.opened.result == result);
-                    if challenged || !self.is_free(errand) {
-                        continue;
-                    }
-                    // INVARIANT: bonds at stake and bonds lost never exceed the cap. What is on its way counts.
-                    let going = self.ready.keys().filter(|(_, errand)| matches!(errand, Errand::Challenge(_))).count();
-                    let at_stake = bond * U256::from(going) + self.laid_out(open, bond);
-                    if at_stake + bond > cap {
-                        if !self.poor {
-                            error!(%cap, %at_stake, %bond, "a result is wrong, and the spending cap forbids to challenge it (watcher.cap)");
-                        }
-                        self.poor = true;
-                        continue;
-                    }
-                    self.poor = false;
-                    let call = IDisputeGame::challengeCall {
-                        request: posted.request,
-                        fulfillment: posted.fulfillment.clone(),
-                    };
-                    let call = Call::new(self.seat.game, bond, &call);
-                    let of = posted.readable().map_or(0, |request| request.id.0);
-                    self.ready.insert((until, errand), Ready { until, call, what: name(errand), of });
-                }
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// Bonds of this account that are in the game, or were lost in it.
-    fn laid_out(&self, open: &[Case], bond: U256) -> U256 {
-        let own = |case: &&Case| case.opened.challenger == self.account;
-        let lost = |case: &&Case| case.ended.is_some_and(|ended| ended.outcome == Outcome::Upheld);
-        let at_stake = open.iter().filter(own).count();
-        let lost = self.book.docket().cases().filter(own).filter(lost).count();
-        bond * U256::from(at_stake + lost)
     }
 
     /// Takes out what the game owes this account, when nothing is going on.
@@ -571,8 +477,12 @@ impl Table {
                 return Ok(true);
             }
             let Ready { call, what, of, .. } = ready;
-            match self.seat.sender.send(&self.shared.rpc, Purpose::Dispute, call, &[]).await {
+            // What is of use at any time has no deadline.
+            let left = (until < u64::MAX).then(|| Instant::now() + Duration::from_secs(until - head.timestamp));
+            match self.seat.sender.send_by(&self.shared.rpc, Purpose::Dispute, call, &[], left).await {
                 Ok(sent) => {
+                    crash::point("dispute-recorded");
+                    metrics::counter!(DISPUTE_MOVES, "move" => what).increment(1);
                     info!(what, of, tx = %sent.hash, gas = sent.gas_used, succeeded = sent.succeeded, "dispute move mined");
                     // Whatever ended may have brought credit.
                     self.held.remove(&Errand::Withdraw);
@@ -589,6 +499,7 @@ impl Table {
                     });
                     return Ok(true);
                 }
+                Err(SendError::Cancelled(_)) => return Ok(true),
                 Err(SendError::Client(ClientError::Reverted(reason))) => {
                     // The chain has gone on, or somebody else has done it: the next look will show.
                     debug!(what, of, %reason, "the game refuses");
@@ -612,85 +523,7 @@ impl Table {
     }
 }
 
-/// What the next move of a dispute is called.
-fn errand_of(case: &Case) -> Errand {
-    match case.turn() {
-        Turn::Claim => Errand::Claim(case.opened.result),
-        _ => Errand::Move(case.id(), case.dispute().moves, case.claim.is_some()),
-    }
-}
-
-/// Whether an errand still makes sense.
-fn is_current(book: &Book, errand: Errand) -> bool {
-    let fallen = |case: &Case| book.docket().fallen(&case.opened.result).is_some();
-    match errand {
-        Errand::Move(id, ..) => book
-            .docket()
-            .case(id)
-            .is_some_and(|case| case.ended.is_none() && !fallen(case) && errand_of(case) == errand),
-        Errand::Claim(result) => book
-            .docket()
-            .cases()
-            .any(|case| case.opened.result == result && case.ended.is_none() && !fallen(case) && case.claim.is_none()),
-        Errand::Timeout(id) => book.docket().case(id).is_some_and(|case| case.ended.is_none() && !fallen(case)),
-        Errand::Close(id) => book.docket().case(id).is_some_and(|case| case.ended.is_none()),
-        Errand::Reject(result) => book.docket().fallen(&result) == Some(false),
-        Errand::Examine(_) | Errand::Withdraw => true,
-        Errand::Challenge(result) => book.docket().fallen(&result).is_none(),
-    }
-}
-
-fn name(errand: Errand) -> &'static str {
-    match errand {
-        Errand::Move(..) => "move",
-        Errand::Claim(_) => "claim",
-        Errand::Timeout(_) => "timeout",
-        Errand::Reject(_) => "reject",
-        Errand::Close(_) => "close",
-        Errand::Examine(_) => "examine",
-        Errand::Challenge(_) => "challenge",
-        Errand::Withdraw => "withdraw",
-    }
-}
-
-/// The next move of one side: its name and calldata, with what is known of the run now.
-fn next(
-    case: &Case,
-    posted: &Posted,
-    player: &Player,
-    operator: bool,
-    known: Option<Own>,
-) -> Result<(Own, Planned), String> {
-    debug_assert_eq!(result_hash(&case.request, &case.fulfillment), case.opened.result);
-    let own = match known {
-        Some(own) => own,
-        None if operator => {
-            let request = opinion::question(posted).ok_or("the request does not decode")?;
-            let trace = EngineTrace::of(player.clone(), request).map_err(|error| error.to_string())?;
-            Own::Defence(Arc::new(trace))
-        }
-        None => {
-            let claimed = case.claim.as_ref().ok_or("there is no claim to look at")?;
-            let opinion = opinion::of_claim(player, posted, claimed).map_err(|error| error.to_string())?;
-            Own::Opinion(opinion.ok_or("the request does not decode")?)
-        }
-    };
-    let text = |error: PlayError<InferError>| error.to_string();
-    let model = player.model();
-    let (trees, descriptor) = player.commitment();
-    let planned = match &own {
-        Own::Defence(trace) => defend(case, model, trace).map_err(text)?.map(|planned| (planned, None)),
-        Own::Opinion(opinion) => match challenge(case, model, opinion).map_err(text)? {
-            Some(planned) => {
-                let request = opinion::question(posted).ok_or("the request does not decode")?;
-                let proof = evidence(case, model, trees, &request, &posted.output, opinion, &planned).map_err(text)?;
-                Some((planned, proof))
-            }
-            None => None,
-        },
-    };
-    let Some((planned, proof)) = planned else { return Ok((own, None)) };
-    let data = planned.calldata(case, descriptor, proof).ok_or("a move without its evidence")?;
-    let what = planned.name();
-    Ok((own, Some((what, data.into()))))
+/// A side of a dispute, as metrics name it.
+pub(super) fn role(operator: bool) -> &'static str {
+    if operator { "operator" } else { "challenger" }
 }

@@ -90,7 +90,12 @@ impl Player {
         self.retrace().model()
     }
 
-    /// The trees that its id commits to, and its descriptor.
+    /// What it runs on, for people.
+    pub fn device(&self) -> String {
+        self.infer.device()
+    }
+
+    /// The trees that its id commits to, and its descriptor: hashed from the weights that are in memory, not from what was said of them.
     pub fn commitment(&self) -> &(ModelTrees, ModelDescriptor) {
         self.commitment.get_or_init(|| {
             let model = self.model();
@@ -159,6 +164,25 @@ impl EngineTrace {
         let (kept, leaves) = (Mutex::default(), Mutex::default());
         Ok(Self { player, request, generated, tree, failed, output, kept, leaves })
     }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        self.player.model()
+    }
+
+    /// What was asked.
+    pub fn request(&self) -> &InferRequest {
+        &self.request
+    }
+
+    /// Runs once more over the same tokens. The hashes of that run, which are the same unless the machine fails.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn repeat(&self, visit: &mut Visit<'_>) -> Result<TraceTree, InferError> {
+        let (tree, _) = self.player.retrace().replay(&self.request, &self.generated, visit)?;
+        Ok(tree)
+    }
 }
 
 impl Trace for EngineTrace {
@@ -186,11 +210,18 @@ impl Trace for EngineTrace {
         let exists = |node: &&u32| (**node as usize) < self.player.model().program.nodes.len();
         if nodes.iter().filter(exists).any(|node| !kept.contains_key(node)) {
             kept.clear();
-            self.player.retrace().replay(&self.request, &self.generated, &mut |node, tensor| {
+            let mut found = Tensors::new();
+            let tree = self.repeat(&mut |node, tensor| {
                 if nodes.contains(&node) {
-                    kept.insert(node, Arc::new(tensor.clone()));
+                    found.insert(node, Arc::new(tensor.clone()));
                 }
             })?;
+            // INVARIANT: every tensor is of the run that was hashed. A machine that fails once gives another one.
+            if tree.root() != self.tree.root() {
+                let message = "two runs over the same tokens differ: this machine does not compute reliably".into();
+                return Err(InferError::Device { device: self.player.device(), message });
+            }
+            *kept = found;
         }
         Ok(nodes.iter().filter_map(|node| Some((*node, kept.get(node)?.clone()))).collect())
     }

@@ -147,18 +147,7 @@ impl Generator {
             if live.is_empty() {
                 return;
             }
-            // Requests that generate go first, with one row each; prompts share what is left.
-            live.sort_by_key(|session| session.tokens.len() - session.done);
-            let mut room = engine.prefill;
-            let mut spans = Vec::with_capacity(live.len());
-            for session in &live {
-                let count = (session.tokens.len() - session.done).min(room.max(usize::from(spans.is_empty())));
-                if count == 0 {
-                    break;
-                }
-                room = room.saturating_sub(count);
-                spans.push((session.done, session.done + count));
-            }
+            let spans = share_out(&mut live, engine.prefill, |session| (session.done, session.tokens.len()));
             if let Err(error) = self.pass(engine, &mut live[..spans.len()], &spans) {
                 let message = error.to_string();
                 live.drain(..spans.len()).for_each(|session| done(session.index, Err(Error::msg(&message))));
@@ -194,8 +183,12 @@ impl Generator {
         let token = sampled.and_then(|rows| rows.last().copied()).ok_or_else(|| Error::msg("sampled nothing"))?;
         session.tokens.push(token);
         let generated = session.tokens.len() - session.symbols.prompt as usize;
-        let limit = engine.model.token_limit(&session.request.params) as usize;
-        Ok(generated >= limit || self.stop.contains(&token))
+        Ok(self.ends(&engine.model, session.request, generated, token))
+    }
+
+    /// Whether `token` is the last one of a request, of which `generated` are there now.
+    pub(super) fn ends(&self, model: &Model, request: &Request, generated: usize, token: u32) -> bool {
+        generated >= model.token_limit(&request.params) as usize || self.stop.contains(&token)
     }
 
     /// The output of a run whose tokens are known, from the nodes that were kept.
@@ -293,27 +286,9 @@ impl Generator {
         let now = Now { extents: &self.shapes.extents, batch: 1, rows: Rows::Whole };
         let (source, _) = run.operand(node.inputs.first(), tensors, &now)?;
         let cols = source.dim(1)?;
-        // The rows of a node begin where its own form says; those of a weight at the beginning.
-        let begins = match node.inputs.first() {
-            Some(Operand::Node(from)) => match self.forms[*from as usize] {
-                Some(Form::Rows { first, .. }) => Some(rows_of(moves.per, first, spans, prompts)),
-                _ => None,
-            },
-            _ => None,
-        };
-        let mut parts = Vec::with_capacity(rows.len());
-        let mut base = 0;
-        for (i, &(start, count)) in rows.iter().enumerate() {
-            let positions = count / per;
-            let from = (start / per) as i64 + moves.skip.value(&prompts[i]);
-            let from = usize::try_from(from).map_err(Error::wrap)? * moves.per;
-            let held = begins.as_ref().map_or((0, 0), |begins| begins[i]);
-            if positions > 0 {
-                let at = (base + from).checked_sub(held.0).ok_or_else(|| Error::msg("a row that is gone"))?;
-                parts.push(source.narrow(0, at, positions * moves.per)?);
-            }
-            base += held.1;
-        }
+        let parts = self.parts(node.inputs.first(), (per, moves), rows, spans, prompts).map_err(Error::msg)?;
+        let parts = parts.into_iter().map(|(first, rows)| source.narrow(0, first, rows));
+        let mut parts = parts.collect::<Result<Vec<_>>>()?;
         let source = if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0)? };
         let total = source.dim(0)? / moves.per;
         let out = Extent { shared: false, rows: per, cols: self.shapes.extents[step.node].cols };
@@ -325,6 +300,42 @@ impl Generator {
             }
             _ => source.reshape((total * per, out.cols)),
         }
+    }
+
+    /// Which rows of its `source` the new rows of a view come from, as consecutive ranges.
+    pub(super) fn parts(
+        &self,
+        source: Option<&Operand>,
+        (per, moves): (usize, &Moves),
+        rows: &[(usize, usize)],
+        spans: &[(usize, usize)],
+        prompts: &[Symbols],
+    ) -> std::result::Result<Vec<(usize, usize)>, &'static str> {
+        // The rows of a node begin where its own form says; those of a weight at the beginning.
+        let begins = match source {
+            Some(Operand::Node(from)) => match self.forms[*from as usize] {
+                Some(Form::Rows { first, .. }) => Some(rows_of(moves.per, first, spans, prompts)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let mut parts: Vec<(usize, usize)> = Vec::with_capacity(rows.len());
+        let mut base = 0;
+        for (i, &(start, count)) in rows.iter().enumerate() {
+            let positions = count / per;
+            let from = (start / per) as i64 + moves.skip.value(&prompts[i]);
+            let from = usize::try_from(from).map_err(|_| "a row before the first")? * moves.per;
+            let held = begins.as_ref().map_or((0, 0), |begins| begins[i]);
+            if positions > 0 {
+                let at = (base + from).checked_sub(held.0).ok_or("a row that is gone")?;
+                match parts.last_mut() {
+                    Some((first, rows)) if *first + *rows == at => *rows += positions * moves.per,
+                    _ => parts.push((at, positions * moves.per)),
+                }
+            }
+            base += held.1;
+        }
+        Ok(parts)
     }
 
     fn constants(&self, engine: &LoadedModel) -> Result<&[(usize, Tensor)]> {
@@ -340,6 +351,31 @@ impl Generator {
         })?;
         Ok(self.constants.get_or_init(|| constants))
     }
+}
+
+/// Shares the rows of a pass, `room` of them, out among requests: first come those that generate, with one row each; prompts
+/// have what is left. Sorts the requests and returns, for as many of them as have a share, from which position to which.
+/// `progress` of a request is how many positions it has computed and how many tokens it knows.
+pub(super) fn share_out<S>(
+    requests: &mut [S],
+    mut room: usize,
+    progress: impl Fn(&S) -> (usize, usize),
+) -> Vec<(usize, usize)> {
+    requests.sort_by_key(|request| {
+        let (done, known) = progress(request);
+        known - done
+    });
+    let mut spans = Vec::with_capacity(requests.len());
+    for (done, known) in requests.iter().map(progress) {
+        // A pass has a row, however little room there is.
+        let count = (known - done).min(room.max(usize::from(spans.is_empty())));
+        if count == 0 {
+            break;
+        }
+        room = room.saturating_sub(count);
+        spans.push((done, done + count));
+    }
+    spans
 }
 
 /// First row and number of rows, for each session, of a node of the given form.

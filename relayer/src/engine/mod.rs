@@ -20,7 +20,6 @@ pub mod ops;
 mod generate;
 mod operands;
 mod plan;
-mod ragged;
 mod run;
 mod unpacked;
 
@@ -235,83 +234,12 @@ impl LoadedModel {
                 .collect();
             self.infer_generating(batch, &members, &mut answers);
         } else {
-            self.infer_at_once(batch, groups, &mut answers);
+            for (symbols, members) in groups {
+                self.infer_alike(batch, symbols, &members, &mut answers);
+            }
         }
         let unanswered = || Err(self.failure(&candle_core::Error::msg("a request was left without an answer")));
         answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
-    }
-
-    /// Answers requests that generate nothing, those of different shapes in one pass if it does not grow too large.
-    fn infer_at_once(
-        &self,
-        batch: &[InferRequest],
-        groups: Vec<(Symbols, Vec<usize>)>,
-        answers: &mut [Option<Answer>],
-    ) {
-        let most = usize::try_from(self.model.weights.byte_len()).unwrap_or(usize::MAX);
-        let most = most.clamp(*BATCH_BYTES.start(), *BATCH_BYTES.end());
-        let mut pass: Vec<(Arc<Shapes>, Vec<usize>)> = Vec::new();
-        let mut filled = 0;
-        for (symbols, members) in groups {
-            // How long a text is is known when it is written: each has shapes of its own.
-            let shapes = self.shapes(symbols).ok().filter(|_| run::text_ends(&self.model.program).is_none());
-            let bytes = shapes.as_ref().map_or(usize::MAX, |shapes| shapes.bytes.saturating_mul(members.len()));
-            let Some(shapes) = shapes.filter(|_| bytes <= most && members.len() <= BATCH_REQUESTS) else {
-                self.infer_alike(batch, symbols, &members, answers);
-                continue;
-            };
-            if filled + bytes > most || pass.len() == KEPT_SHAPES {
-                self.infer_ragged(batch, std::mem::take(&mut pass), answers);
-                filled = 0;
-            }
-            filled += bytes;
-            pass.push((shapes, members));
-        }
-        self.infer_ragged(batch, pass, answers);
-    }
-
-    /// Answers groups of requests, each of equal shapes, in one pass.
-    fn infer_ragged(
-        &self,
-        batch: &[InferRequest],
-        pass: Vec<(Arc<Shapes>, Vec<usize>)>,
-        answers: &mut [Option<Answer>],
-    ) {
-        if let [(shapes, members)] = &pass[..] {
-            return self.infer_alike(batch, shapes.symbols, members, answers);
-        }
-        let requests: Vec<Vec<&InferRequest>> =
-            pass.iter().map(|(_, members)| members.iter().map(|&index| &batch[index]).collect()).collect();
-        let sequences = |requests: &Vec<&InferRequest>| requests.iter().map(|r| run::prompt(&self.model, r)).collect();
-        let sequences: Vec<Vec<Vec<u32>>> = requests.iter().map(sequences).collect();
-        let contexts = pass.iter().zip(&requests).zip(&sequences);
-        let contexts = contexts.map(|(((shapes, _), requests), sequences)| Context {
-            shapes: shapes.clone(),
-            requests,
-            sequences,
-        });
-        let contexts: Vec<Context<'_>> = contexts.collect();
-        let groups: Vec<_> = contexts.iter().map(|context| (self.run(context), context)).collect();
-        match ragged::execute(&groups, &self.model.program, &self.fused) {
-            Ok(tensors) => {
-                for ((_, members), tensor) in pass.iter().zip(tensors) {
-                    match outputs(tensor, members.len()) {
-                        Ok(outputs) => {
-                            for (&index, output) in members.iter().zip(outputs) {
-                                answers[index] = Some(Ok(output));
-                            }
-                        }
-                        Err(error) => {
-                            members.iter().for_each(|&index| answers[index] = Some(Err(self.failure(&error))))
-                        }
-                    }
-                }
-            }
-            // What fails together may do so because of one.
-            Err(_) => {
-                pass.iter().for_each(|(shapes, members)| self.infer_alike(batch, shapes.symbols, members, answers))
-            }
-        }
     }
 
     /// Answers requests of equal shapes.
@@ -407,10 +335,8 @@ impl LoadedModel {
         symbols: Symbols,
         generated: &[u32],
     ) -> Result<(Arc<Shapes>, Vec<u32>), InferError> {
-        let mut tokens = run::prompt(&self.model, request);
-        tokens.extend_from_slice(generated);
-        let sequence = symbols.sequence + generated.len() as u32; // at most the model's limit
-        Ok((self.shapes(Symbols { sequence, ..symbols })?, tokens))
+        let (symbols, tokens) = run::sequence(&self.model, request, symbols, generated);
+        Ok((self.shapes(symbols)?, tokens))
     }
 
     /// One pass over the whole sequence, node by node.

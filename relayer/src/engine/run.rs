@@ -42,6 +42,17 @@ impl Shapes {
         Ok(Self { symbols, extents, bound, maps, bytes })
     }
 
+    /// The same with a text of so many bytes: how long it is depends on what was generated. Nothing before the node that
+    /// says so depends on it.
+    pub(super) fn writing(&self, model: &Model, output_bytes: u32) -> std::result::Result<Arc<Self>, ModelError> {
+        Self::new(model, Symbols { output_bytes, ..self.symbols }).map(Arc::new)
+    }
+
+    /// Requests below each other in the tensor of a node.
+    pub(super) fn batch(&self, node: usize, requests: usize) -> usize {
+        if self.extents[node].shared { 1 } else { requests }
+    }
+
     /// Where the elements of a view come from; tabulated when it is first asked for.
     fn map(&self, node: usize, source: Extent) -> Result<&index::IndexMap> {
         if let Some(map) = self.maps[node].get() {
@@ -121,16 +132,13 @@ impl Run<'_> {
         }
         let ends = text_ends(&self.model.program);
         for step in &plan.steps {
-            let extents = &self.shapes.extents;
-            let batch = if extents[step.node].shared { 1 } else { self.requests.len() };
-            let now = Now { extents, batch, rows: Rows::Whole };
+            let batch = self.shapes.batch(step.node, self.requests.len());
+            let now = Now { extents: &self.shapes.extents, batch, rows: Rows::Whole };
             let tensor = self.step(step, &tensors, &now)?;
             watch(step.yields, &tensor)?;
             if ends == Some(step.yields) {
-                // How long the text is depends on what was generated. Nothing before this node depends on it.
-                let output_bytes = tokens::integers(&tensor)?.last().copied().unwrap_or(0);
-                let symbols = Symbols { output_bytes, ..self.shapes.symbols };
-                self.shapes = Arc::new(Shapes::new(self.model, symbols).map_err(Error::wrap)?);
+                let length = tokens::integers(&tensor)?.last().copied().unwrap_or(0);
+                self.shapes = self.shapes.writing(self.model, length).map_err(Error::wrap)?;
             }
             tensors[step.yields] = Some(tensor);
             for &node in &step.release {
@@ -530,4 +538,11 @@ pub(super) fn prompt(model: &Model, request: &Request) -> Vec<u32> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Symbols and tokens of a run with `generated` tokens.
+pub(super) fn sequence(model: &Model, request: &Request, symbols: Symbols, generated: &[u32]) -> (Symbols, Vec<u32>) {
+    let tokens = [prompt(model, request).as_slice(), generated].concat();
+    let sequence = symbols.sequence + generated.len() as u32; // at most the model's limit
+    (Symbols { sequence, ..symbols }, tokens)
 }

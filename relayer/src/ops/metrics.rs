@@ -46,6 +46,14 @@ catalogue! {
     REQUESTS: Gauge = "candor_requests";
     /// Age of the oldest request that is not answered yet.
     OLDEST_WAITING: Gauge = "candor_oldest_waiting_seconds";
+    /// Requests that wait for an input that is at a URI.
+    INPUTS_AWAITED: Gauge = "candor_inputs_awaited";
+    /// Tries to fetch an input, by outcome.
+    INPUT_FETCHES: Counter = "candor_input_fetches_total";
+    /// Time that a try to fetch an input took.
+    INPUT_FETCH_DURATION: Histogram = "candor_input_fetch_duration_seconds";
+    /// Results of others that can't be judged because their inputs are not to be had.
+    RESULTS_UNJUDGED: Gauge = "candor_results_unjudged";
     /// Requests that this process ran a model for, by model.
     INFERENCES: Counter = "candor_inferences_total";
     /// Requests that a model could not answer, or that this process gave up, by model.
@@ -56,6 +64,8 @@ catalogue! {
     BATCH_SIZE: Histogram = "candor_inference_batch_requests";
     /// Time from when a request was read to when its result was signed.
     TIME_TO_SIGN: Histogram = "candor_request_to_signature_seconds";
+    /// Time from when a request was read to when its transaction was handed to a node, without what the model took and the chain was waited for.
+    REQUEST_OVERHEAD: Histogram = "candor_request_overhead_seconds";
     /// Part of the time since the last report in which a model ran.
     DEVICE_LOAD: Gauge = "candor_device_load_ratio";
     /// Transactions that ended, by purpose and outcome.
@@ -82,6 +92,22 @@ catalogue! {
     STAKE_FREE: Gauge = "candor_stake_free_ether";
     /// Ether of stake that each result locks.
     STAKE_PER_RESULT: Gauge = "candor_stake_per_result_ether";
+    /// Disputes that are going on, by this relayer's role in them.
+    DISPUTES_OPEN: Gauge = "candor_disputes_open";
+    /// Disputes that ended, by this relayer's role in them and their outcome for it.
+    DISPUTES_ENDED: Counter = "candor_disputes_ended_total";
+    /// Transactions in disputes that were mined, by what they did.
+    DISPUTE_MOVES: Counter = "candor_dispute_moves_total";
+    /// Seconds until the first deadline of a move that is this relayer's to make; the game's whole clock if none is.
+    DISPUTE_TIME_LEFT: Gauge = "candor_dispute_time_left_seconds";
+    /// Ether of bonds in disputes that are going on.
+    DISPUTE_BONDS: Gauge = "candor_dispute_bonds_ether";
+    /// Ether of bonds that are in disputes or were lost in them: what counts against the watcher's cap.
+    WATCHER_SPENT: Gauge = "candor_watcher_spent_ether";
+    /// Ether of bonds that the watcher may have in disputes or lose in them.
+    WATCHER_CAP: Gauge = "candor_watcher_cap_ether";
+    /// Times the engine's run was compared with the reference arithmetic before something was said on chain, by outcome.
+    SECOND_OPINIONS: Counter = "candor_second_opinions_total";
     /// Workers on the queue that have given a sign of life.
     WORKERS: Gauge = "candor_workers";
     /// 1 if this process is the submitter, 0 if it is not.
@@ -90,6 +116,8 @@ catalogue! {
     TASK_ROUND_TIMESTAMP: Gauge = "candor_task_round_timestamp_seconds";
     /// Times the database failed and was waited for, by task.
     STORE_ERRORS: Counter = "candor_store_errors_total";
+    /// Signatures that a key did not give and that are tried again, by task; a key in a KMS may be away.
+    SIGNING_ERRORS: Counter = "candor_signing_errors_total";
     /// Memory of the process that is in RAM.
     RESIDENT_MEMORY: Gauge = "process_resident_memory_bytes";
     /// Unix second in which the process started.

@@ -2,6 +2,7 @@
 
 use super::metrics as m;
 use crate::{
+    fetch::shown,
     pipeline::{OperatorSettings, RelayerError, Shared},
     store::{RequestRow, Step, WorkerRow},
 };
@@ -43,6 +44,10 @@ pub struct Report {
     pub chain: ChainReport,
     /// Requests by step.
     pub steps: BTreeMap<&'static str, u64>,
+    /// Requests that wait for an input that is at a URI.
+    pub inputs_awaited: u64,
+    /// Results of others that can't be judged for want of their inputs, and why.
+    pub unjudged: BTreeMap<u64, String>,
     /// The requests that changed last.
     pub recent: Vec<RequestReport>,
     /// Transactions whose outcome is open.
@@ -101,7 +106,7 @@ pub struct RequestReport {
     pub final_at: Option<u64>,
     /// Milliseconds that the batch took in which it was answered.
     pub inferred_in: Option<f64>,
-    /// Why it was dropped.
+    /// Why it was dropped, or what it waits for.
     pub reason: Option<String>,
 }
 
@@ -228,6 +233,7 @@ pub(crate) async fn observe(
                 Err(error) => report.troubles.push(error.to_string()),
             }
         }
+        report.unjudged = shared.inputs.unjudged();
         judge(&shared, &mut report);
         measure(&report, stake_per_result, cap);
         m::install().run_upkeep();
@@ -262,6 +268,7 @@ async fn of_store(
             max_fee: sent.max_fee.to_string(),
         })
         .collect();
+    report.inputs_awaited = store.inputs_awaited().await?;
     report.workers = store.workers().await?.into_iter().map(WorkerReport::from).collect();
     gauge!(m::OLDEST_WAITING, "chain" => shared.rpc.chain_id().to_string())
         .set(store.oldest_waiting().await?.as_secs_f64());
@@ -280,8 +287,18 @@ fn request(row: &RequestRow, model: String) -> RequestReport {
         deadline: row.request.deadline,
         final_at: row.final_at,
         inferred_in: row.inferred_in.map(|took| took.as_secs_f64() * 1e3),
-        reason: row.reason.clone(),
+        reason: row.reason.clone().or_else(|| waits_for_input(row)),
     }
+}
+
+/// What is to be said of a request whose input is at a URI and not here.
+fn waits_for_input(row: &RequestRow) -> Option<String> {
+    let by_uri = row.by_uri.as_ref().filter(|by_uri| by_uri.awaited && row.step == Step::Seen)?;
+    let place = by_uri.uri.as_deref().map_or_else(|| "an unknown place".to_owned(), shown);
+    Some(match &by_uri.problem {
+        None => format!("its input is being fetched from {place}"),
+        Some(problem) => format!("its input can't be had ({} tries): {problem}", by_uri.tries),
+    })
 }
 
 async fn of_account(
@@ -325,6 +342,7 @@ fn judge(shared: &Shared, report: &mut Report) {
     for (task, silent) in shared.silent_tasks() {
         report.troubles.push(format!("task {task} has not begun a round for {} s", silent.as_secs()));
     }
+    report.troubles.extend(shared.key_trouble());
     let confirmed = report.chain.head.saturating_sub(report.chain.confirmations);
     let behind = confirmed.saturating_sub(report.chain.read);
     if behind > 50 {
@@ -333,6 +351,9 @@ fn judge(shared: &Shared, report: &mut Report) {
     let disputed = report.steps.get(Step::Disputed.name()).copied().unwrap_or_default();
     if disputed > 0 {
         report.troubles.push(format!("{disputed} of this operator's results are disputed"));
+    }
+    for (id, problem) in &report.unjudged {
+        report.troubles.push(format!("the result of request #{id} can't be judged, its input can't be had: {problem}"));
     }
     if report.money.as_ref().is_some_and(|money| money.backed == 0) {
         report.troubles.push("no free stake: results wait".into());
@@ -352,6 +373,8 @@ fn measure(report: &Report, stake_per_result: U256, cap: U256) {
         (m::CHAIN_HEAD_TIMESTAMP, report.chain.timestamp as f64),
         (m::CHAIN_BASE_FEE, base_fee),
         (m::CHAIN_READ_BLOCK, report.chain.read as f64),
+        (m::INPUTS_AWAITED, report.inputs_awaited as f64),
+        (m::RESULTS_UNJUDGED, report.unjudged.len() as f64),
         (m::TRANSACTIONS_OPEN, report.open.len() as f64),
         (m::WORKERS, workers as f64),
         (m::SUBMITTER, if report.submitter { 1.0 } else { 0.0 }),

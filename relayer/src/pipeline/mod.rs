@@ -3,35 +3,41 @@
 //! Its tasks share the store and nothing else:
 //!
 //! - the *watcher* brings events in and says what the chain did;
+//! - *inputs* fetches what requests name by URI;
 //! - the *worker* infers and signs what is answerable;
 //! - the *poster* owns the account: posts signed results, settles final ones, takes the earnings out;
 //! - *membership* gives signs of life. Where several processes share the store all of them work, and one, the submitter, watches and posts.
 //!
 //! [`spawn`] is how the binary, the demo and the tests all enter.
 
+mod inputs;
 mod membership;
 mod poster;
 mod progress;
+mod rounds;
 mod worker;
 
+pub(crate) use inputs::{Inputs, Look as InputLook};
 pub use progress::{Progress, Reporter};
+pub(crate) use rounds::{Rounds, rounds};
 pub(crate) use worker::loses_money;
 
 use crate::{
     chain::{ConnectError, GasLimits, Head, Look, Rpc, SendError, Sender, WatchError, WatchSettings, Watcher},
     complaints::Complaints,
+    crash,
     dispute::{self, Retrace},
+    fetch::FetchSettings,
     keylock::KeyLock,
+    keys::SigningKey,
     ops::{
         self, Report,
-        metrics::{RPC_ERRORS, STORE_ERRORS, TASK_ROUND_TIMESTAMP},
+        metrics::{RPC_ERRORS, SIGNING_ERRORS, STORE_ERRORS, TASK_ROUND_TIMESTAMP},
     },
+    own_time::OwnTime,
     store::{Store, StoreError, StoreLocation, WorkerCard},
 };
-use alloy::{
-    primitives::{Address, U256},
-    signers::local::PrivateKeySigner,
-};
+use alloy::primitives::{Address, U256};
 use candor_sdk::{
     bindings::{
         IDisputeGame,
@@ -91,9 +97,9 @@ pub struct Served {
 #[derive(Debug, Clone)]
 pub struct OperatorSettings {
     /// Key of the operator's account: holds the stake, pays the gas.
-    pub account: PrivateKeySigner,
+    pub account: SigningKey,
     /// Key that signs results; may be the same.
-    pub signer: PrivateKeySigner,
+    pub signer: SigningKey,
     /// Models served.
     pub models: HashMap<ModelId, Served>,
     /// Where credit goes, and from how many wei on; none: it stays in the oracle.
@@ -104,11 +110,14 @@ pub struct OperatorSettings {
 #[derive(Debug, Clone)]
 pub struct WatcherSettings {
     /// Key of the account that puts up bonds and pays the gas; where there is an operator, its account's.
-    pub account: PrivateKeySigner,
+    pub account: SigningKey,
     /// Models whose results are run again.
     pub models: HashMap<ModelId, Served>,
     /// Wei of bonds that may be at stake or lost at once.
     pub cap: U256,
+    /// Whether to challenge also what can't be judged because its input is not to be had, so that the operator must show it. Costs the bond if the
+    /// result is right.
+    pub demand_inputs: bool,
 }
 
 /// Everything a relayer is started with.
@@ -134,6 +143,8 @@ pub struct Settings {
     pub locks: PathBuf,
     /// Where to tell metrics, health and status over HTTP; none: nowhere.
     pub http: Option<SocketAddr>,
+    /// How inputs are fetched that are at a URI.
+    pub inputs: FetchSettings,
     /// Who answers; none: this relayer only watches.
     pub operator: Option<OperatorSettings>,
     /// Whose results are run again and challenged if they are wrong; none: nobody's.
@@ -181,7 +192,8 @@ impl RelayerError {
     /// that lags behind the deployment says "no contract", one that is cut off says anything.
     pub(crate) fn is_fatal(&self) -> bool {
         match self {
-            Self::NotReady(_) | Self::Panicked(_) | Self::Send(SendError::Signer(_)) => true,
+            Self::NotReady(_) | Self::Panicked(_) => true,
+            Self::Send(SendError::Signer(error)) => !error.is_retryable(),
             Self::Store(error) | Self::Watch(WatchError::Store(error)) | Self::Send(SendError::Store(error)) => {
                 !error.is_retryable()
             }
@@ -239,6 +251,8 @@ impl Handle {
         // Others go on at once with what was claimed here. If the database can't be told, they do when the lease has run out.
         if let Err(error) = self.store.leave().await {
             warn!(%error, "what was claimed here could not be handed over; the lease runs out by itself");
+        } else {
+            crash::point("left");
         }
         result
     }
@@ -255,6 +269,7 @@ impl Handle {
 pub(crate) struct Shared {
     pub(crate) rpc: Rpc,
     pub(crate) store: Store,
+    pub(crate) inputs: Inputs,
     /// The newest block, as the watcher saw it. Its unix second is the clock that everything here goes by.
     pub(crate) head: watch::Receiver<Head>,
     /// Something new for the worker.
@@ -266,8 +281,12 @@ pub(crate) struct Shared {
     pub(crate) work_done: membership::Work,
     /// The shortest that a batch of each model has taken.
     fastest: Mutex<HashMap<ModelId, Duration>>,
+    /// What the relayer itself takes for a request.
+    pub(crate) own_time: Arc<OwnTime>,
     /// Whether to answer also what brings less than its gas costs.
     at_a_loss: bool,
+    /// When a key last gave no signature, and why.
+    unsigned: Mutex<Option<(Instant, String)>>,
     /// When each task last began a round, and when the chain was last read.
     rounds: Mutex<HashMap<&'static str, Instant>>,
     pub(crate) reporter: Reporter,
@@ -294,8 +313,14 @@ impl Shared {
     /// Tasks that should have begun a round long ago.
     pub(crate) fn silent_tasks(&self) -> Vec<(&'static str, Duration)> {
         let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let judged = rounds.iter().filter(|(task, _)| ["watcher", "membership", "observer"].contains(*task));
+        let judged = rounds.iter().filter(|(task, _)| ["watcher", "membership", "observer", "inputs"].contains(*task));
         judged.map(|(task, at)| (*task, at.elapsed())).filter(|(_, silent)| *silent > SILENT).collect()
+    }
+
+    /// Why a key gave no signature within the last minute.
+    pub(crate) fn key_trouble(&self) -> Option<String> {
+        let unsigned = self.unsigned.lock().unwrap_or_else(PoisonError::into_inner);
+        unsigned.as_ref().filter(|(at, _)| at.elapsed() < Duration::from_secs(60)).map(|(_, why)| why.clone())
     }
 
     /// How long ago the chain was read successfully; none: not yet.
@@ -310,6 +335,11 @@ impl Shared {
             | RelayerError::Watch(WatchError::Store(_))
             | RelayerError::Send(SendError::Store(_)) => {
                 metrics::counter!(STORE_ERRORS, "task" => task).increment(1);
+            }
+            RelayerError::Send(SendError::Signer(error)) => {
+                metrics::counter!(SIGNING_ERRORS, "task" => task).increment(1);
+                let now = (Instant::now(), error.to_string());
+                *self.unsigned.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             }
             error if error.is_of_the_endpoint() => metrics::counter!(RPC_ERRORS, "task" => task).increment(1),
             _ => {}
@@ -351,19 +381,24 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         }
         None => {}
     }
+    crash::point("opened");
     let operator = settings.operator.as_ref().map_or(Address::ZERO, |operator| operator.account.address());
     let (head_sender, head) = watch::channel(newest);
     let (leads_sender, leads) = watch::channel(false);
+    let own_time = Arc::new(OwnTime::new(reporter.clone()));
     let shared = Arc::new(Shared {
         rpc,
         store: store.clone(),
+        inputs: Inputs::new(store.clone(), settings.inputs.clone())?,
         head,
         work: Notify::new(),
         signed: Notify::new(),
         leads,
         work_done: membership::Work::default(),
         fastest: Mutex::default(),
+        own_time: own_time.clone(),
         at_a_loss: settings.gas.at_a_loss,
+        unsigned: Mutex::default(),
         rounds: Mutex::default(),
         reporter,
         poll_interval: settings.watch.poll_interval,
@@ -381,7 +416,11 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
             key.path().display()
         )));
     }
-    leads_sender.send_replace(membership::stand(&shared, &mut candidate).await?);
+    let elected = membership::stand(&shared, &mut candidate).await?;
+    if elected {
+        crash::point("led");
+    }
+    leads_sender.send_replace(elected);
     let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
     let mut tasks = JoinSet::new();
     let mut http = None;
@@ -393,11 +432,12 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     }
     tasks.spawn(supervise("membership", shared.clone(), membership::run(shared.clone(), candidate, leads_sender)));
     let confirmations = settings.watch.confirmations;
-    let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window);
+    let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window, own_time.clone());
     tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
     let account = account(&settings).cloned();
-    let sender = account
-        .map(|account| Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval)));
+    let sender = account.map(|account| {
+        Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval, own_time))
+    });
     if let Some(sender) = &sender
         && let Some(seat) = seated(&shared, &settings, &terms, sender).await?
     {
@@ -405,6 +445,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     }
     let operator = settings.operator.map(Arc::new);
     let often = http.is_some();
+    tasks.spawn(supervise("inputs", shared.clone(), inputs::run(shared.clone(), operator.clone())));
     let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend, often);
     let observer = ops::observe(shared.clone(), operator.clone(), observed, report_sender);
     tasks.spawn(supervise("observer", shared.clone(), observer));
@@ -417,7 +458,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
 }
 
 /// The account that sends transactions, if any are sent.
-fn account(settings: &Settings) -> Option<&PrivateKeySigner> {
+fn account(settings: &Settings) -> Option<&SigningKey> {
     let watcher = settings.watcher.as_ref().map(|watcher| &watcher.account);
     settings.operator.as_ref().map(|operator| &operator.account).or(watcher)
 }
@@ -470,7 +511,7 @@ async fn seat(
     }
     let watching = settings.watcher.as_ref().map(|watcher| {
         let models = watcher.models.keys().filter(|id| models.contains_key(id)).copied().collect();
-        dispute::Watching { models, cap: watcher.cap }
+        dispute::Watching { models, cap: watcher.cap, demand_inputs: watcher.demand_inputs }
     });
     Ok(Some(dispute::Seat {
         game,
@@ -488,7 +529,7 @@ async fn seat(
 /// What this process stands for among those that share the store.
 fn candidate(settings: &Settings) -> membership::Candidate {
     let Some(operator) = &settings.operator else {
-        let key = |account: &PrivateKeySigner| KeyLock::new(&settings.locks, settings.chain_id, account.address());
+        let key = |account: &SigningKey| KeyLock::new(&settings.locks, settings.chain_id, account.address());
         return membership::Candidate {
             card: WorkerCard { device: "none: only watching".into(), ..WorkerCard::default() },
             key: account(settings).map(key),
@@ -602,8 +643,10 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
                 }
                 for log in &look.logs {
                     progress::report(&shared.reporter, log);
-                    if matches!(log.event, Event::Requested(_)) {
-                        shared.work.notify_one();
+                    match log.event {
+                        Event::Requested(_) => shared.work.notify_one(),
+                        Event::RequestedByUri(_) => shared.inputs.wake(),
+                        _ => {}
                     }
                 }
                 let moved = *head.borrow() != look.head;
@@ -637,25 +680,32 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::{KeyKind, SignError};
 
     #[test]
     fn only_the_relayers_own_troubles_end_it() {
         let empty = || ClientError::NotCandor(Address::ZERO);
+        let failed = |kind| SignError::Failed { kind, address: Address::ZERO, reason: "throttled".into() };
         let reverted = || ClientError::Reverted(candor_sdk::client::Revert::Other(Default::default()));
         for error in [
             RelayerError::Client(empty()),
             RelayerError::Watch(WatchError::Client(empty())),
             RelayerError::Send(SendError::Client(reverted())),
             RelayerError::Send(SendError::NonceTaken(3)),
+            RelayerError::Send(SendError::Cancelled(3)),
+            RelayerError::Send(SendError::Signer(failed(KeyKind::AwsKms))),
         ] {
             assert!(!error.is_fatal(), "{error}");
         }
         let full = || StoreError::Database(sqlx::Error::PoolClosed);
+        let another = SignError::WrongKey { kind: KeyKind::AwsKms, address: Address::ZERO };
         for error in [
             RelayerError::Store(full()),
             RelayerError::Watch(WatchError::Store(full())),
             RelayerError::Send(SendError::Store(full())),
             RelayerError::Panicked("worker"),
+            RelayerError::Send(SendError::Signer(failed(KeyKind::Local))),
+            RelayerError::Send(SendError::Signer(another)),
         ] {
             assert!(error.is_fatal(), "{error}");
         }

@@ -1,12 +1,11 @@
 //! Posts signed results, settles those whose window has passed, takes the earnings out: everything that costs gas, one transaction at a time.
 
 use super::{
-    OperatorSettings, Progress, RelayerError, Shared,
+    OperatorSettings, Progress, RelayerError, Rounds, Shared, rounds,
     worker::{HOLD, drop_request, loses_money},
 };
 use crate::{
     chain::{SendError, Sender, Sent, TIP},
-    complaints::Complaints,
     crash,
     ops::metrics::{GAS_USED, TRANSACTIONS},
     store::{Purpose, RequestRow, Step},
@@ -57,37 +56,7 @@ pub(super) async fn run(
         held: HashMap::new(),
         no_payout_until: None,
     };
-    let mut complaints = Complaints::default();
-    let mut wait = shared.poll_interval;
-    while shared.leading().await {
-        shared.round("poster");
-        let endpoint = shared.rpc.current();
-        match poster.round().await {
-            Ok(true) => {
-                wait = shared.poll_interval;
-                continue;
-            }
-            Ok(false) => wait = shared.poll_interval,
-            Err(error) if error.is_fatal() => return Err(error),
-            Err(error) => {
-                shared.note("poster", &error);
-                if complaints.is_news(&error.to_string()) {
-                    warn!(%error, "waiting");
-                }
-                if error.is_of_the_endpoint() {
-                    shared.rpc.fail_over(endpoint).await;
-                }
-                wait = (wait * 2).min(Duration::from_secs(10));
-                tokio::select! { () = tokio::time::sleep(wait) => {}, () = shared.stop.cancelled() => {} }
-            }
-        }
-        tokio::select! {
-            () = shared.signed.notified() => {}
-            () = tokio::time::sleep(shared.poll_interval) => {}
-            () = shared.stop.cancelled() => {}
-        }
-    }
-    Ok(())
+    rounds(&shared, Some(&shared.signed), &mut poster).await
 }
 
 struct Poster {
@@ -107,14 +76,17 @@ struct Held {
     wait: Duration,
 }
 
-impl Poster {
-    /// Everything that is due. True if a transaction was sent.
+impl Rounds for Poster {
+    const TASK: &'static str = "poster";
+
     async fn round(&mut self) -> Result<bool, RelayerError> {
         // Those of an earlier run, of an earlier submitter, or of a round that failed half-way: there is one transaction at a time.
         self.sender.recover(&self.shared.rpc).await?;
         if self.shared.store.location().is_shared() {
             let now = self.shared.head.borrow().timestamp;
-            self.shared.store.drop_expired(now).await?;
+            if self.shared.store.drop_expired(now).await? > 0 {
+                crash::point("expired");
+            }
         }
         self.held.retain(|_, held| held.until.elapsed() < 2 * LONGEST_WAIT);
         self.reconcile().await?;
@@ -123,7 +95,9 @@ impl Poster {
         busy |= self.pay_out().await?;
         Ok(busy)
     }
+}
 
+impl Poster {
     /// Requests whose transaction has ended: the events say whether it did its work; where the watcher has read beyond its block and there is none,
     /// it did not, and the request is free for another.
     async fn reconcile(&self) -> Result<(), RelayerError> {
@@ -134,6 +108,7 @@ impl Poster {
             // Another status will arrive as an event.
             if status == expected {
                 store.released(key).await?;
+                crash::point("released");
             }
         }
         Ok(())
@@ -187,7 +162,8 @@ impl Poster {
 
     /// How many more results the free stake backs.
     async fn backed(&mut self) -> Result<usize, RelayerError> {
-        let (stake, unbonding, locked) = self.shared.rpc.client().stake(self.sender.address()).await?;
+        let stake = self.shared.rpc.client().stake(self.sender.address());
+        let (stake, unbonding, locked) = self.shared.own_time.wait(stake).await?;
         let free = stake.saturating_sub(unbonding).saturating_sub(locked);
         let results = free.checked_div(self.stake_per_result).unwrap_or(U256::MAX).saturating_to::<usize>();
         if results == 0 && !self.no_stake {
@@ -233,6 +209,8 @@ impl Poster {
                     self.mined(purpose, rows.len(), sent);
                     sent_any = true;
                 }
+                // Its requests are free again as soon as the watcher has read that block.
+                Err(SendError::Cancelled(_)) => sent_any = true,
                 Err(error) if error.is_of_the_size() && rows.len() > 1 => {
                     let second = rows.split_off(rows.len() / 2);
                     waiting.extend([second, rows]);
@@ -299,6 +277,7 @@ impl Poster {
                 self.no_payout_until = Some(Instant::now() + PAYOUT_WAIT);
                 return Ok(false);
             }
+            Err(SendError::Cancelled(_)) => return Ok(true),
             sent => sent?,
         };
         self.mined(Purpose::Payout, 0, sent);

@@ -46,6 +46,13 @@ pub enum Progress {
         /// Which.
         id: RequestId,
     },
+    /// A transaction with the answer is about to be handed to a node.
+    Sent {
+        /// Which.
+        id: RequestId,
+        /// What the relayer itself took since it read the request: without what the model took and the chain was waited for.
+        own: Duration,
+    },
     /// The answer is on chain.
     Posted {
         /// Which.

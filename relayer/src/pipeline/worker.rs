@@ -2,18 +2,18 @@
 
 use super::{Infer, InferRequest, OperatorSettings, Progress, RelayerError, Served, Shared};
 use crate::{
-    chain::{Head, TIP},
+    chain::{Head, SendError, TIP},
     complaints::Complaints,
     crash,
     ops::metrics::{BATCH_SIZE, INFERENCE_DURATION, INFERENCES, REFUSALS, TIME_TO_SIGN},
     store::{RequestRow, Step},
 };
-use alloy::signers::SignerSync;
 use candor_sdk::{
     commitment::{Domain, signature_bytes},
     ids::ModelId,
     request::Request,
 };
+use futures_util::future::join_all;
 use std::{collections::HashMap, sync::Arc};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
@@ -23,6 +23,9 @@ const BATCH: u32 = 64;
 
 /// Requests looked at in one round, at most: they carry their inputs, and memory is finite.
 const MOST_ROWS: u32 = 500;
+
+/// Signatures asked for at once, of a key that is elsewhere.
+const SIGNATURES: usize = 16;
 
 /// Time after which a request is looked at again that costs more than it brings.
 pub(super) const HOLD: Duration = Duration::from_secs(5);
@@ -70,6 +73,9 @@ async fn infer(shared: &Shared, operator: &OperatorSettings, held: &mut Held) ->
     let limit = BATCH.saturating_add(u32::try_from(held.len()).unwrap_or(u32::MAX)).min(MOST_ROWS);
     let models: Vec<ModelId> = operator.models.keys().copied().collect();
     let mut rows = shared.store.claim(Step::Seen, operator.account.address(), &models, head.timestamp, limit).await?;
+    if !rows.is_empty() {
+        crash::point("claimed");
+    }
     rows.retain(|row| !held.contains_key(&row.key()));
     rows.truncate(BATCH as usize);
     let found = !rows.is_empty();
@@ -105,7 +111,7 @@ pub(crate) fn loses_money(request: &Request, head: Head) -> bool {
 }
 
 /// Why a request is not worth starting, now or later.
-fn refuse(shared: &Shared, row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<String> {
+pub(super) fn refuse(shared: &Shared, row: &RequestRow, operator: &OperatorSettings, head: Head) -> Option<String> {
     let request = &row.request;
     let Some(served) = operator.models.get(&request.model) else {
         return Some(format!("model {} is not served here", request.model.short()));
@@ -142,7 +148,8 @@ async fn infer_batch(
     let batch: Vec<InferRequest> = rows.iter().map(question).collect();
     let model: Arc<dyn Infer> = served.model.clone();
     let started = Instant::now();
-    let Ok(answers) = tokio::task::spawn_blocking(move || model.infer(&batch)).await else {
+    let running = tokio::task::spawn_blocking(move || model.infer(&batch));
+    let Ok(answers) = shared.own_time.wait(running).await else {
         return infer_one_by_one(shared, served, rows, held).await;
     };
     let took = started.elapsed();
@@ -223,30 +230,46 @@ async fn sign(shared: &Shared, operator: &OperatorSettings) -> Result<bool, Rela
     let models: Vec<ModelId> = operator.models.keys().copied().collect();
     let now = shared.head.borrow().timestamp;
     let rows = shared.store.claim(Step::Inferred, operator.account.address(), &models, now, BATCH).await?;
-    let mut signatures = Vec::new();
-    for row in &rows {
-        let Some(output) = &row.output else { continue };
-        let digest = domain.fulfillment_digest(&row.request, output);
-        let signature = operator.signer.sign_hash_sync(&digest).map_err(crate::chain::SendError::from)?;
-        signatures.push((&row.request, signature_bytes(&signature).to_vec()));
-    }
     if rows.is_empty() {
         return Ok(false);
     }
-    shared.store.signed(&signatures).await?;
-    crash::point("signed");
-    for row in &rows {
+    crash::point("claimed-again");
+    // A key in a KMS takes some milliseconds for each. What is signed when one fails is stored all the same.
+    let (mut signed, mut failure) = (Vec::new(), None);
+    for rows in rows.chunks(SIGNATURES) {
+        let signing = rows.iter().filter_map(|row| {
+            let digest = domain.fulfillment_digest(&row.request, row.output.as_ref()?);
+            Some(async move { (row, operator.signer.sign_hash(&digest).await) })
+        });
+        for (row, outcome) in join_all(signing).await {
+            match outcome {
+                Ok(signature) => signed.push((row, signature_bytes(&signature).to_vec())),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+    }
+    if !signed.is_empty() {
+        let signatures: Vec<_> = signed.iter().map(|(row, signature)| (&row.request, signature.clone())).collect();
+        shared.store.signed(&signatures).await?;
+        crash::point("signed");
+    }
+    for (row, _) in &signed {
         debug!(request = %row.id(), "signed");
         metrics::histogram!(TIME_TO_SIGN).record(row.age());
         let _ = shared.reporter.send(Progress::Signed { id: row.id() });
     }
     shared.signed.notify_one();
-    Ok(true)
+    match failure {
+        Some(error) => Err(SendError::Signer(error).into()),
+        None => Ok(true),
+    }
 }
 
 pub(super) async fn drop_request(shared: &Shared, row: &RequestRow, reason: &str) -> Result<(), RelayerError> {
     info!(request = %row.id(), reason, "not answering");
     shared.store.dropped(&row.request, reason).await?;
+    crash::point("dropped");
+    shared.own_time.given_up(row.key());
     metrics::counter!(REFUSALS, "model" => row.request.model.short().to_string()).increment(1);
     let _ = shared.reporter.send(Progress::Dropped { id: row.id(), reason: reason.to_owned() });
     Ok(())

@@ -79,7 +79,7 @@ impl Store {
             }
         }
         let free = format!(
-            "step = $1 AND (drawn = $2 OR drawn = $3 OR exclusive_until <= $4) {served} AND (worker IS NULL OR worker = $5 OR claimed_until < {clock})"
+            "step = $1 AND awaits_input = 0 AND (drawn = $2 OR drawn = $3 OR exclusive_until <= $4) {served} AND (worker IS NULL OR worker = $5 OR claimed_until < {clock})"
         );
         // Looking at the turns locks nothing; what somebody else claimed in the meantime is left out when the rows are locked.
         let statement = format!(

@@ -9,6 +9,7 @@
 //! transaction with a look at the lease, so one that was held up and has lost it can't write any more.
 
 mod database;
+mod inputs;
 mod leases;
 mod requests;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub(crate) mod tests_support;
 mod transactions;
 
 pub use database::StoreLocation;
+pub use inputs::ByUri;
 pub use leases::{WorkerCard, WorkerRow};
 pub use requests::{BlockRange, Counts, RequestRow, Step};
 pub use transactions::{Purpose, SentTransaction, TransactionState};
@@ -218,6 +220,12 @@ impl Store {
     pub async fn deployment(&self) -> Result<(u64, Address), StoreError> {
         let row = sqlx::query("SELECT chain_id, oracle FROM deployment").fetch_one(&self.pool).await?;
         Ok((unsigned(row.try_get(0)?)?, address(row.try_get(1)?)?))
+    }
+
+    /// The operator whose relayer worked with this database last; none: nobody has, or not for an operator.
+    pub async fn operator(&self) -> Result<Option<Address>, StoreError> {
+        let row = sqlx::query("SELECT operator FROM deployment").fetch_one(&self.pool).await?;
+        row.try_get::<Option<Vec<u8>>, _>(0)?.map(address).transpose()
     }
 
     /// First block whose events have not been stored.

@@ -1,15 +1,15 @@
 //! Requests and the steps they go through.
 
-use super::{REMEMBERED_BLOCKS, Store, StoreError, now_millis, signed, unsigned};
+use super::{ByUri, REMEMBERED_BLOCKS, Store, StoreError, now_millis, signed, unsigned};
 use alloy::{
-    primitives::{Address, B256, Bytes, U256},
+    primitives::{Address, B256, Bytes, U256, keccak256},
     sol_types::SolValue,
 };
 use candor_sdk::{
     bindings::{Fulfillment, IInferenceOracle::IInferenceOracleEvents as Event, PackedRequest},
     client::OracleLog,
     ids::RequestId,
-    request::Request,
+    request::{Input, Request},
 };
 use sqlx::{Any, AnyConnection, Row, any::AnyRow};
 use std::{fmt, time::Duration};
@@ -85,8 +85,10 @@ impl fmt::Display for Step {
 pub struct RequestRow {
     /// The request as the oracle hashed it.
     pub request: Request,
-    /// Input bytes.
+    /// Input bytes; nothing as long as they are awaited.
     pub input: Bytes,
+    /// Where the input is, if it did not come with the request.
+    pub by_uri: Option<ByUri>,
     /// Where it stands.
     pub step: Step,
     /// Block in which it was asked.
@@ -128,13 +130,14 @@ impl RequestRow {
     }
 
     pub(super) fn read(row: &AnyRow) -> Result<Self, StoreError> {
-        let request: Vec<u8> = row.try_get("request")?;
+        let request = unpack(&row.try_get::<Vec<u8>, _>("request")?)?;
         let fulfillment: Option<Vec<u8>> = row.try_get("fulfillment")?;
         let bytes = |column: &str| -> Result<Option<Bytes>, sqlx::Error> {
             Ok(row.try_get::<Option<Vec<u8>>, _>(column)?.map(Bytes::from))
         };
         Ok(Self {
-            request: unpack(&request)?,
+            by_uri: ByUri::read(row, &request)?,
+            request,
             input: row.try_get::<Vec<u8>, _>("input")?.into(),
             step: Step::parse(row.try_get("step")?)?,
             block: unsigned(row.try_get("block")?)?,
@@ -273,7 +276,7 @@ impl Store {
         .await
     }
 
-    async fn select(&self, query: Statement<'_>) -> Result<Vec<RequestRow>, StoreError> {
+    pub(super) async fn select(&self, query: Statement<'_>) -> Result<Vec<RequestRow>, StoreError> {
         query.fetch_all(&self.pool).await?.iter().map(RequestRow::read).collect()
     }
 
@@ -288,7 +291,7 @@ impl Store {
     pub async fn ahead_of(&self, row: &RequestRow) -> Result<u64, StoreError> {
         let found = sqlx::query(
             "WITH turns AS (
-                SELECT id, attempt, deadline, ROW_NUMBER() OVER (PARTITION BY requester ORDER BY deadline, id) AS turn FROM requests WHERE step = 'seen'
+                SELECT id, attempt, deadline, ROW_NUMBER() OVER (PARTITION BY requester ORDER BY deadline, id) AS turn FROM requests WHERE step = 'seen' AND awaits_input = 0
              )
              SELECT COUNT(*) FROM turns AS other JOIN turns AS mine ON mine.id = $1 AND mine.attempt = $2
              WHERE (other.turn, other.deadline, other.id) < (mine.turn, mine.deadline, mine.id)",
@@ -362,7 +365,9 @@ impl Store {
     /// Gives up what nobody has answered in time, at unix second `now`: in a shared store a request may be for a model that no worker serves.
     pub async fn drop_expired(&self, now: u64) -> Result<u64, StoreError> {
         let dropped = sqlx::query(
-            "UPDATE requests SET step = 'dropped', reason = 'expired before anybody here answered', worker = NULL, claimed_until = NULL, updated_at = $2
+            "UPDATE requests SET step = 'dropped', worker = NULL, claimed_until = NULL, updated_at = $2,
+                reason = CASE awaits_input WHEN 0 THEN 'expired before anybody here answered' ELSE
+                    'the input could not be had before the deadline' || COALESCE(': ' || fetch_problem, '') END
              WHERE step = 'seen' AND deadline < $1",
         );
         Ok(dropped.bind(signed(now)?).bind(now_millis()).execute(&self.pool).await?.rows_affected())
@@ -409,7 +414,13 @@ async fn apply_event(
 ) -> Result<(), StoreError> {
     let (block, position) = (signed(log.block_number)?, signed(log.log_index)?);
     match &log.event {
-        Event::Requested(event) => insert(connection, &event.request, &event.input, block, position).await,
+        Event::Requested(event) => {
+            insert(connection, &event.request, Input::Bytes(event.input.clone()), block, position).await
+        }
+        Event::RequestedByUri(event) => {
+            let input = Input::Uri { uri: event.uri.clone(), size: event.inputSize };
+            insert(connection, &event.request, input, block, position).await
+        }
         Event::Fulfilled(event) if event.operator == operator => {
             sqlx::query(sqlx::AssertSqlSafe(format!(
                 "UPDATE requests SET step = 'posted', output = $5, fulfillment = $6, fulfilled_block = $3, final_at = $7, reason = NULL,
@@ -460,13 +471,26 @@ fn unpack(encoded: &[u8]) -> Result<Request, StoreError> {
 async fn insert(
     connection: &mut AnyConnection,
     packed: &PackedRequest,
-    input: &Bytes,
+    input: Input,
     block: i64,
     position: i64,
 ) -> Result<(), StoreError> {
     let encoded = packed.abi_encode();
     let request = unpack(&encoded)?;
     let (id, attempt) = (signed(request.id.0)?, i64::from(request.attempt));
+    let (input, mut place) = match input {
+        Input::Bytes(input) => (input, None),
+        Input::Uri { uri, size } => (Bytes::new(), Some((uri, i64::from(size)))),
+    };
+    // INVARIANT: nobody works on a request whose input is not here.
+    let awaits = request.input_by_uri && keccak256(&input) != request.input_hash;
+    if awaits && place.is_none() {
+        // Opened again without its input (P47): where that is was said with an earlier attempt.
+        let earlier = sqlx::query("SELECT uri, input_size FROM requests WHERE id = $1 AND uri IS NOT NULL LIMIT 1");
+        let earlier = earlier.bind(id).fetch_optional(&mut *connection).await?;
+        place = earlier.map(|row| Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get(1)?))).transpose()?;
+    }
+    let (uri, size) = place.unzip();
     // The same number with other content is a request that a reorganisation replaced: what was done for the old one is void.
     sqlx::query("DELETE FROM requests WHERE id = $1 AND attempt = $2 AND request <> $3")
         .bind(id)
@@ -475,8 +499,8 @@ async fn insert(
         .execute(&mut *connection)
         .await?;
     sqlx::query(
-        "INSERT INTO requests (id, attempt, step, request, model, input, drawn, exclusive_until, deadline, block, position, requester, seen_at, updated_at)
-         VALUES ($1, $2, 'seen', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12) ON CONFLICT DO NOTHING",
+        "INSERT INTO requests (id, attempt, step, request, model, input, drawn, exclusive_until, deadline, block, position, requester, seen_at, updated_at, uri, input_size, awaits_input)
+         VALUES ($1, $2, 'seen', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
     )
     .bind(id)
     .bind(attempt)
@@ -490,6 +514,9 @@ async fn insert(
     .bind(position)
     .bind(request.requester.to_vec())
     .bind(now_millis())
+    .bind::<Option<String>>(uri)
+    .bind::<Option<i64>>(size)
+    .bind(i64::from(awaits))
     .execute(connection)
     .await?;
     Ok(())

@@ -26,6 +26,7 @@ fn request(id: u64, input: &[u8]) -> Request {
         input_hash: keccak256(input),
         seed: B256::repeat_byte(3),
         params: Params::default(),
+        input_by_uri: false,
         delivery: Delivery::Final,
         callback_gas_limit: 0,
         callback_gas_price: 0,
@@ -713,4 +714,102 @@ async fn nothing_asked_again_and_again_reads_whole_tables() {
             assert!(!detail.contains("USE TEMP B-TREE FOR ORDER BY"), "{query}: {detail}");
         }
     }
+}
+
+/// A request by URI; its hash is that of `input`.
+fn requested_by_uri(block: u64, id: u64, input: &'static [u8]) -> OracleLog {
+    let request = Request { input_by_uri: true, ..request(id, input) };
+    let event = IInferenceOracle::RequestedByUri {
+        id,
+        modelId: request.model.0,
+        operator: request.operator,
+        request: request.pack(),
+        inputSize: u32::try_from(input.len()).unwrap(),
+        uri: format!("https://host/{id}"),
+    };
+    OracleLog { log_index: id, ..log(block, Event::RequestedByUri(event)) }
+}
+
+#[tokio::test]
+async fn requests_wait_for_inputs_that_are_elsewhere() {
+    on_both(async |opened: Opened| {
+        let store = &opened.store;
+        let asked = [(1, &b"one"[..]), (2, b"two"), (3, b"one")];
+        opened.apply(11, &asked.map(|(id, input)| requested_by_uri(11, id, input))).await;
+        opened.apply(12, &[requested(12, 4, b"four")]).await;
+        assert_eq!(opened.claim(US, 0).await.len(), 1, "only the one that has its input");
+        let waiting = store.awaiting_input(US, 0, 10).await.unwrap();
+        assert_eq!(waiting.iter().map(|row| row.id().0).collect::<Vec<_>>(), [1, 2, 3]);
+        let by_uri = waiting[0].by_uri.clone().unwrap();
+        assert_eq!(by_uri, ByUri { uri: Some("https://host/1".into()), size: 3, awaited: true, ..ByUri::default() });
+        assert_eq!(
+            store.awaiting_input(Address::ZERO, 0, 10).await.unwrap(),
+            [],
+            "drawn for another, as long as that is so"
+        );
+        assert_eq!(store.awaiting_input(Address::ZERO, 1_000, 10).await.unwrap().len(), 3);
+        assert_eq!(store.inputs_awaited().await.unwrap(), 3);
+
+        // Those that failed come after the others.
+        store.fetch_failed(keccak256(b"one"), "https://host/1", "the server answers 404").await.unwrap();
+        let waiting = store.awaiting_input(US, 0, 10).await.unwrap();
+        assert_eq!(waiting.iter().map(|row| row.id().0).collect::<Vec<_>>(), [2, 3, 1]);
+        let by_uri = waiting[2].by_uri.clone().unwrap();
+        assert_eq!((by_uri.tries, by_uri.problem.as_deref()), (1, Some("the server answers 404")));
+
+        // One input for two requests; read again, they keep it.
+        assert_eq!(store.keep_input(keccak256(b"one"), &Bytes::from_static(b"one"), 100).await.unwrap(), 2);
+        opened.apply(11, &asked.map(|(id, input)| requested_by_uri(11, id, input))).await;
+        let claimed = opened.claim(US, 0).await;
+        assert_eq!(claimed.iter().map(|row| row.id().0).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!((&claimed[0].input[..], &claimed[1].input[..]), (&b"one"[..], &b"one"[..]));
+        assert!(!claimed[0].by_uri.as_ref().unwrap().awaited);
+
+        // Opened again without the input: where it is was said before. With it: it is here.
+        let again = |id: u64, input: &'static [u8], brought: &'static [u8]| {
+            let request = Request { input_by_uri: true, attempt: 1, operator: Address::ZERO, ..request(id, input) };
+            let (model, packed, input) = (request.model.0, request.pack(), Bytes::from_static(brought));
+            let event =
+                IInferenceOracle::Requested { id, modelId: model, operator: Address::ZERO, request: packed, input };
+            OracleLog { log_index: 20 + id, ..log(13, Event::Requested(event)) }
+        };
+        opened.apply(13, &[again(1, b"one", b""), again(2, b"two", b"two"), again(9, b"nine", b"")]).await;
+        let by_uri = opened.row((1, 1)).await.by_uri.unwrap();
+        assert_eq!((by_uri.uri.as_deref(), by_uri.size, by_uri.awaited), (Some("https://host/1"), 3, true));
+        assert!(!opened.row((2, 1)).await.by_uri.unwrap().awaited);
+        let unknown = opened.row((9, 1)).await;
+        assert_eq!(unknown.by_uri, Some(ByUri { awaited: true, ..ByUri::default() }), "nobody has said");
+        store.input_is_at(&unknown.request, "ipfs://somewhere", 4).await.unwrap();
+        assert_eq!(opened.row((9, 1)).await.by_uri.unwrap().uri.as_deref(), Some("ipfs://somewhere"));
+
+        // The deadline passes.
+        store.fetch_failed(keccak256(b"nine"), "ipfs://somewhere", "gone").await.unwrap();
+        store.drop_expired(5_001).await.unwrap();
+        let reason = opened.row((9, 1)).await.reason.unwrap();
+        assert_eq!(reason, "the input could not be had before the deadline: gone");
+        assert_eq!(store.inputs_awaited().await.unwrap(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn fetched_inputs_are_kept_up_to_a_bound() {
+    on_both(async |opened: Opened| {
+        let store = &opened.store;
+        let input = |number: u8| Bytes::from(vec![number; 10]);
+        for number in 0..5 {
+            assert_eq!(store.keep_input(keccak256(input(number)), &input(number), 30).await.unwrap(), 0);
+            tokio::time::sleep(Duration::from_millis(3)).await; // the oldest go by the clock
+        }
+        for number in 0..5 {
+            let kept = store.input(keccak256(input(number))).await.unwrap();
+            assert_eq!(kept, (number >= 2).then(|| input(number)), "{number}");
+        }
+        // One that is larger than the bound is kept, alone: it was just fetched for somebody.
+        let large = Bytes::from(vec![9; 50]);
+        store.keep_input(keccak256(&large), &large, 30).await.unwrap();
+        assert_eq!(store.input(keccak256(&large)).await.unwrap(), Some(large));
+        assert_eq!(store.input(keccak256(input(4))).await.unwrap(), None);
+    })
+    .await;
 }

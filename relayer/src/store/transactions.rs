@@ -16,6 +16,8 @@ pub enum Purpose {
     Payout,
     /// A challenge, a move of a dispute, or what ends one.
     Dispute,
+    /// Nothing: takes the nonce of one for which nothing is left to do.
+    Cancel,
 }
 
 impl Purpose {
@@ -26,11 +28,12 @@ impl Purpose {
             Self::Finalize => "finalize",
             Self::Payout => "payout",
             Self::Dispute => "dispute",
+            Self::Cancel => "cancel",
         }
     }
 
     fn parse(name: &str) -> Result<Self, StoreError> {
-        [Self::Fulfill, Self::Finalize, Self::Payout, Self::Dispute]
+        [Self::Fulfill, Self::Finalize, Self::Payout, Self::Dispute, Self::Cancel]
             .into_iter()
             .find(|purpose| purpose.name() == name)
             .ok_or_else(|| StoreError::Damaged(format!("unknown purpose `{name}`")))
@@ -41,7 +44,7 @@ impl Purpose {
         match self {
             Self::Fulfill => Some(Step::Posting),
             Self::Finalize => Some(Step::Finalizing),
-            Self::Payout | Self::Dispute => None,
+            Self::Payout | Self::Dispute | Self::Cancel => None,
         }
     }
 }
@@ -200,6 +203,18 @@ impl Store {
                 .await?;
         }
         Ok(transaction.commit().await?)
+    }
+
+    /// Requests that the transactions of a nonce carry.
+    pub async fn carried_by(&self, nonce: u64) -> Result<Vec<(u64, u32)>, StoreError> {
+        let rows = sqlx::query("SELECT id, attempt FROM transaction_requests WHERE nonce = $1 ORDER BY id, attempt")
+            .bind(signed(nonce)?)
+            .fetch_all(&self.pool)
+            .await?;
+        let damaged = |_| StoreError::Damaged("attempt".into());
+        rows.iter()
+            .map(|row| Ok((unsigned(row.try_get(0)?)?, u32::try_from(row.try_get::<i64, _>(1)?).map_err(damaged)?)))
+            .collect()
     }
 
     /// Nonce of the last transaction that carries a request.

@@ -140,6 +140,11 @@ fn build() -> PathBuf {
     library
 }
 
+/// Whether tests run on a real GPU.
+pub(crate) fn real() -> bool {
+    std::env::var("CANDOR_TEST_DEVICE").as_deref() == Ok("cuda")
+}
+
 /// The GPU that tests run on: emulated, or with `CANDOR_TEST_DEVICE=cuda` the first of this machine. One for a process.
 pub(crate) fn worker() -> Arc<Worker> {
     static WORKER: OnceLock<Arc<Worker>> = OnceLock::new();
@@ -167,9 +172,15 @@ pub(crate) struct Emulated {
     launches: u64,
     /// Draws the order of threads and blocks.
     seed: u64,
+    /// Whether buffers are allocated in their exact size and given back at once; else as on a real device.
+    pub(crate) exact: bool,
     /// Bytes there are.
     pub(crate) memory: Arc<AtomicUsize>,
     used: usize,
+    /// Names of the kernels that this device launched, in order.
+    pub(crate) log: Arc<Mutex<Vec<&'static str>>>,
+    /// How often there was no room for a buffer of a recording.
+    pub(crate) unrecorded: Arc<AtomicUsize>,
     /// The device is lost when this many launches more have been made; never if it is negative.
     pub(crate) lost_in: Arc<AtomicI64>,
     /// A bit that turns over in everything that is copied from the device.
@@ -194,8 +205,11 @@ impl Emulated {
             recordings: HashMap::new(),
             launches: 0,
             seed,
+            exact: true,
             memory: Arc::new(AtomicUsize::new(1 << 30)),
             used: 0,
+            log: Arc::default(),
+            unrecorded: Arc::default(),
             lost_in: Arc::new(AtomicI64::new(-1)),
             broken_bit: None,
         }
@@ -215,6 +229,7 @@ impl Emulated {
             self.check()?;
         }
         LAUNCHED.lock().unwrap_or_else(PoisonError::into_inner).insert(kernel.name);
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(kernel.name);
         self.launches += 1;
         let name = CString::new(kernel.name).expect("no zero in a name");
         let mut values: Vec<u64> = args.iter().map(|arg| arg.bits()).collect();
@@ -260,12 +275,13 @@ impl Driver for Emulated {
     }
 
     fn exact(&self) -> bool {
-        true
+        self.exact
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<u64, DeviceError> {
         self.check()?;
         if self.used + bytes > self.memory.load(Ordering::SeqCst) {
+            self.unrecorded.fetch_add(usize::from(self.recording.is_some()), Ordering::SeqCst);
             return Err(DeviceError::OutOfMemory { bytes });
         }
         let body = bytes.next_multiple_of(PAGE);
@@ -285,6 +301,7 @@ impl Driver for Emulated {
     }
 
     fn release(&mut self, address: u64, bytes: usize) {
+        assert!(self.exact || self.recording.is_none(), "a recording can't wait for the device");
         let (base, mapped) = self.buffers.remove(&address).expect("a buffer of this device");
         self.used -= bytes;
         // SAFETY: the mapping made in `allocate`; whoever uses it afterwards is caught.

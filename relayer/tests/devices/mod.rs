@@ -15,6 +15,11 @@ pub(crate) fn on_gpu() -> bool {
     env!("CARGO_CRATE_NAME").starts_with("cuda")
 }
 
+/// Whether it is about one that is emulated.
+pub(crate) fn slow() -> bool {
+    on_gpu() && !cuda_common::real()
+}
+
 /// A model on everything that the test program is about, each with its name.
 pub(crate) fn everywhere(model: &Model) -> Vec<(String, LoadedModel)> {
     if on_gpu() {

@@ -50,6 +50,9 @@ impl std::fmt::Display for Revert {
             Self::Oracle(Oracle::InputSize(e)) => {
                 write!(f, "input of {} bytes, the model takes {} to {}", e.size, e.min, e.max)
             }
+            Self::Oracle(Oracle::InvalidUri(e)) => {
+                write!(f, "a URI of {} bytes, the oracle takes 1 to {}", e.length, e.max)
+            }
             Self::Oracle(Oracle::CallbackGasPriceTooHigh(e)) => {
                 write!(f, "{} wei per gas for the callback, the oracle takes at most {}", e.asked, e.max)
             }

@@ -18,15 +18,15 @@
 use crate::{
     bindings::{
         CallbackStatus, Fulfillment, IInferenceOracle, IModelRegistry, IOperatorRegistry, ModelDescriptor, Offer,
-        RequestArgs, RequestStatus,
+        PackedRequest, RequestArgs, RequestStatus,
     },
     commitment::Domain,
     ids::{ModelId, RequestId},
-    request::Request,
+    request::{Input, Request},
 };
 use alloy::{
     network::TransactionBuilder,
-    primitives::{Address, B256, Bytes, U256},
+    primitives::{Address, B256, Bytes, LogData, U256},
     providers::Provider,
     rpc::types::{BlockId, Filter, Log, TransactionReceipt, TransactionRequest},
 };
@@ -87,6 +87,35 @@ pub struct OracleLog {
     pub transaction: B256,
     /// Position in the block.
     pub log_index: u64,
+}
+
+/// A request as the oracle announced it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// The operator drawn; zero: open to all.
+    pub operator: Address,
+    /// The request.
+    pub request: PackedRequest,
+    /// Its input, or where that is.
+    pub input: Input,
+}
+
+impl Announced {
+    /// Reads a log; none if it announces no request.
+    pub fn read(log: &LogData) -> Option<Self> {
+        if let Ok(event) = IInferenceOracle::Requested::decode_log_data(log) {
+            return Some(Self { operator: event.operator, request: event.request, input: Input::Bytes(event.input) });
+        }
+        let event = IInferenceOracle::RequestedByUri::decode_log_data(log).ok()?;
+        let input = Input::Uri { uri: event.uri, size: event.inputSize };
+        Some(Self { operator: event.operator, request: event.request, input })
+    }
+
+    /// Whether it is a further attempt of a request by URI, announced without its input.
+    fn awaits_its_place(&self) -> bool {
+        let by_uri = Request::unpack(&self.request).is_ok_and(|request| request.input_by_uri);
+        by_uri && self.input == Input::Bytes(Bytes::new())
+    }
 }
 
 /// Typed access to one deployment.
@@ -153,6 +182,12 @@ impl<P: Provider> Client<P> {
         self.provider.estimate_gas(call.into_transaction().with_from(from)).await.map_err(ClientError::from_rpc)
     }
 
+    /// Runs a call as `from` on the newest block, whatever waits to get into the next one: what it returns, or why it would fail.
+    pub async fn rehearse(&self, from: Address, call: Call) -> Result<Bytes, ClientError> {
+        let call = self.provider.call(call.into_transaction().with_from(from)).block(BlockId::latest());
+        call.await.map_err(ClientError::from_rpc)
+    }
+
     /// Sends a call with the provider's wallet and waits until it is mined and succeeded.
     pub async fn send(&self, call: Call) -> Result<TransactionReceipt, ClientError> {
         self.submit(call.into_transaction()).await
@@ -161,8 +196,13 @@ impl<P: Provider> Client<P> {
     /// The same for a call whose gas depends on the block it gets into, as a request's does: how many offers the draw looks at (P5) follows from the seed.
     /// Simulated as `from`, the wallet's account, and sent with half as much gas again.
     pub async fn send_from(&self, from: Address, call: Call) -> Result<TransactionReceipt, ClientError> {
+        self.submit(self.prepare_from(from, call).await?).await
+    }
+
+    /// What [`Self::send_from`] sends, for whoever sends several before the first is mined.
+    pub async fn prepare_from(&self, from: Address, call: Call) -> Result<TransactionRequest, ClientError> {
         let gas = self.simulate(from, call.clone()).await?;
-        self.submit(call.into_transaction().with_gas_limit(gas + gas / 2)).await
+        Ok(call.into_transaction().with_gas_limit(gas + gas / 2))
     }
 
     async fn submit(&self, transaction: TransactionRequest) -> Result<TransactionReceipt, ClientError> {
@@ -262,14 +302,22 @@ impl<P: Provider> Client<P> {
         logs.into_iter().filter(|log| !log.removed).filter_map(decode_log).collect()
     }
 
-    /// The event with which a request was made (its last attempt), by number; none if there is none in `blocks`.
-    pub async fn requested(
-        &self,
-        id: RequestId,
-        from_block: u64,
-    ) -> Result<Option<IInferenceOracle::Requested>, ClientError> {
+    /// A request as it was announced (its last attempt), by number; none if it was not asked from `from_block` on.
+    pub async fn requested(&self, id: RequestId, from_block: u64) -> Result<Option<Announced>, ClientError> {
         let logs = self.logs_of(id, IInferenceOracle::Requested::SIGNATURE_HASH, from_block).await?;
-        Ok(logs.last().and_then(|log| IInferenceOracle::Requested::decode_log_data(log.data()).ok()))
+        let last = logs.last().and_then(|log| Announced::read(log.data()));
+        match last {
+            Some(last) if !last.awaits_its_place() => Ok(Some(last)),
+            // Where the input is was said with the first attempt (P47).
+            last => {
+                let logs = self.logs_of(id, IInferenceOracle::RequestedByUri::SIGNATURE_HASH, from_block).await?;
+                let first = logs.last().and_then(|log| Announced::read(log.data()));
+                Ok(match (last, first) {
+                    (Some(last), Some(first)) => Some(Announced { input: first.input, ..last }),
+                    (last, first) => last.or(first),
+                })
+            }
+        }
     }
 
     /// The event with which a result was posted (the last one), by number.
@@ -311,6 +359,12 @@ impl<P: Provider> Client<P> {
     /// A request paying `value` wei.
     pub fn request(&self, args: RequestArgs, value: U256) -> Call {
         Call::new(self.oracle, value, &IInferenceOracle::requestCall { args })
+    }
+
+    /// A request about an input that is at a URI, paying `value` wei. `args.input` stays empty.
+    pub fn request_by_uri(&self, args: RequestArgs, hash: B256, size: u32, uri: String, value: U256) -> Call {
+        let call = IInferenceOracle::requestByUriCall { args, inputHash: hash, inputSize: size, uri };
+        Call::new(self.oracle, value, &call)
     }
 
     /// Cancels an expired request.

@@ -27,12 +27,20 @@ pub fn own_claim(trace: &impl Trace) -> (Claim, Bytes) {
     (claim, tokens.into())
 }
 
-/// The operator's next move; none if it is not its turn.
+/// The operator's next move; none if it is not its turn. `input` is what was asked about.
 ///
 /// # Errors
 /// If the trace can't be had, or the record is damaged.
-pub fn defend<T: Trace>(case: &Case, model: &Model, trace: &T) -> Result<Option<Move>, PlayError<T::Error>> {
+pub fn defend<T: Trace>(
+    case: &Case,
+    model: &Model,
+    input: &[u8],
+    trace: &T,
+) -> Result<Option<Move>, PlayError<T::Error>> {
     let turn = case.turn();
+    if case.owes_input() {
+        return Ok(Some(Move::ShowInput(Bytes::copy_from_slice(input))));
+    }
     let (nodes, dispute) = (trace.tree().nodes(), case.dispute());
     if turn == Turn::Claim {
         let (claim, tokens) = own_claim(trace);

@@ -5,6 +5,7 @@ use crate::bindings::{
     IDisputeGame::{Claimed as ClaimedEvent, IDisputeGameEvents as Event},
     Outcome, PackedRequest, Turn,
 };
+use crate::request::Request;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use std::collections::{BTreeMap, HashMap};
 
@@ -54,6 +55,8 @@ pub struct Case {
     pub fulfillment: Fulfillment,
     /// The operator's word; none until it has given it.
     pub claim: Option<Claimed>,
+    /// The input, if it was at a URI and the operator has shown it.
+    pub shown: Option<Bytes>,
     /// Moves of this dispute, in order.
     pub moves: Vec<Made>,
     /// Its end.
@@ -81,6 +84,12 @@ impl Case {
         }
     }
 
+    /// Whether the operator has to show the input before it makes its claim (P48).
+    pub fn owes_input(&self) -> bool {
+        let by_uri = Request::unpack(&self.request).is_ok_and(|request| request.input_by_uri);
+        self.turn() == Turn::Claim && by_uri && self.shown.is_none()
+    }
+
     /// Whether it is the operator's turn.
     pub fn is_operators_turn(&self) -> bool {
         matches!(self.turn(), Turn::Claim | Turn::Reveal | Turn::RevealLeaf | Turn::RevealPartials)
@@ -92,6 +101,7 @@ impl Case {
 pub struct Docket {
     cases: BTreeMap<u64, Case>,
     claims: HashMap<B256, Claimed>,
+    shown: HashMap<B256, Bytes>,
     fallen: HashMap<B256, bool>,
 }
 
@@ -105,10 +115,17 @@ impl Docket {
                     request: event.request,
                     fulfillment: event.fulfillment.clone(),
                     claim: self.claims.get(&event.result).cloned(),
+                    shown: self.shown.get(&event.result).cloned(),
                     moves: Vec::new(),
                     ended: None,
                 };
                 self.cases.entry(event.id).or_insert(case);
+            }
+            Event::InputShown(event) => {
+                for case in self.cases.values_mut().filter(|case| case.opened.result == event.result) {
+                    case.shown.get_or_insert_with(|| event.input.clone());
+                }
+                self.shown.entry(event.result).or_insert_with(|| event.input.clone());
             }
             Event::Claimed(ClaimedEvent { result, traceRoot, claim, tokens, hashes }) => {
                 let claimed =
@@ -148,6 +165,11 @@ impl Docket {
     /// One of them.
     pub fn case(&self, id: u64) -> Option<&Case> {
         self.cases.get(&id)
+    }
+
+    /// The input of a result that was at a URI, if its operator has shown it.
+    pub fn shown(&self, result: &B256) -> Option<&Bytes> {
+        self.shown.get(result)
     }
 
     /// Whether a result was proven wrong: none if it was not, else whether that was carried out (`reject`).

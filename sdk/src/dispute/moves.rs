@@ -26,6 +26,8 @@ impl Accusation {
 /// The next move of one side of a dispute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Move {
+    /// The operator shows an input that is at a URI.
+    ShowInput(Bytes),
     /// The operator says what its run was.
     Claim {
         /// The claim.
@@ -64,6 +66,7 @@ impl Move {
     /// Name for logs.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::ShowInput(_) => "show input",
             Self::Claim { .. } => "claim",
             Self::Select { opening: None, .. } => "select",
             Self::Select { opening: Some(_), .. } => "select node",
@@ -82,6 +85,7 @@ impl Move {
         let claimed = || case.claim.as_ref().map(|claimed| claimed.claim);
         let model = model.clone();
         Some(match self.clone() {
+            Self::ShowInput(input) => IDisputeGame::showInputCall { request, fulfillment, input }.abi_encode(),
             Self::Claim { claim, program_root, tokens, hashes } => IDisputeGame::claimCall {
                 request,
                 fulfillment,

@@ -41,11 +41,15 @@ pub fn values(
     row: usize,
     col: usize,
 ) -> Option<Vec<u32>> {
-    let description = model.program.nodes.get(node as usize)?;
     let parts = parts(model, bound, node, row, col)?;
-    let sources = Sources { model, tensors };
+    let values = computed(&Sources { model, tensors }, &model.program.nodes.get(node as usize)?.op, &parts)?;
+    Some(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// What some parts of a step of `op` come to, one after the other.
+pub(super) fn computed(sources: &Sources<'_>, op: &Op, parts: &[Vec<Read>]) -> Option<Vec<f32>> {
     let value = |part: &Vec<Read>| -> Option<f32> {
-        Some(match (&description.op, part.as_slice()) {
+        Some(match (op, part.as_slice()) {
             (Op::Linear | Op::AttentionScores { .. } | Op::AttentionMix { .. }, [x, y]) => {
                 contraction::partial(&sources.floats(x)?, &sources.floats(y)?)
             }
@@ -60,17 +64,18 @@ pub fn values(
             _ => return None,
         })
     };
-    parts.iter().map(|part| value(part).map(f32::to_bits)).collect()
+    parts.iter().map(value).collect()
 }
 
 /// Where operands are read.
-struct Sources<'a> {
-    model: &'a Model,
-    tensors: &'a Tensors,
+pub(super) struct Sources<'a> {
+    pub(super) model: &'a Model,
+    pub(super) tensors: &'a Tensors,
 }
 
 impl Sources<'_> {
-    fn bits(&self, read: &Read) -> Option<Vec<u32>> {
+    /// The elements that a read names.
+    pub(super) fn bits(&self, read: &Read) -> Option<Vec<u32>> {
         let Read::Elements { operand, row, cols } = read else { return None };
         match operand {
             Operand::Node(node) => {
@@ -85,7 +90,7 @@ impl Sources<'_> {
         }
     }
 
-    fn floats(&self, read: &Read) -> Option<Vec<f32>> {
+    pub(super) fn floats(&self, read: &Read) -> Option<Vec<f32>> {
         Some(self.bits(read)?.into_iter().map(f32::from_bits).collect())
     }
 

@@ -386,7 +386,7 @@ fn quantised_dot((q, scales): (&[i8], &[f32]), w: &Quantised, group: Group) -> f
     accumulate(&partials)
 }
 
-fn unary(function: UnaryFunction) -> fn(f32) -> f32 {
+pub(crate) fn unary(function: UnaryFunction) -> fn(f32) -> f32 {
     match function {
         UnaryFunction::Neg => neg,
         UnaryFunction::Abs => abs,
@@ -404,7 +404,7 @@ fn unary(function: UnaryFunction) -> fn(f32) -> f32 {
     }
 }
 
-fn binary(function: BinaryFunction) -> fn(f32, f32) -> f32 {
+pub(crate) fn binary(function: BinaryFunction) -> fn(f32, f32) -> f32 {
     match function {
         BinaryFunction::Add => add,
         BinaryFunction::Sub => sub,

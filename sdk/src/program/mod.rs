@@ -37,6 +37,7 @@ pub use dim::{DType, Dim, MAX_DIM, Symbols};
 pub use error::{DecodeError, ModelError, RequestError, RunError};
 pub use identity::{ModelDescriptor, NodeOpening, TensorDescriptor, TokenOpening, WeightOpening, WeightsTree};
 pub use interpret::{FailedCheck, Interpreter, Run};
+pub(crate) use kernels::{binary, unary};
 pub use layers::{Attention, Image, Window};
 pub use model::{Limits, Model, Params, Program, Request};
 pub use op::{BinaryFunction, ConcatAxis, EncodeKind, InputKind, Node, Op, Operand, UnaryFunction};

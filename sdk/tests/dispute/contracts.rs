@@ -167,7 +167,8 @@ impl<'a> Table<'a> {
                 return Ok((bill, None));
             }
             if case.is_operators_turn() {
-                let next = defend(&case, &self.known.model, trace)?.context("the operator's turn without a move")?;
+                let next = defend(&case, &self.known.model, &result.input, trace)?
+                    .context("the operator's turn without a move")?;
                 let Some(next) = bend(next) else { return Ok((bill, None)) };
                 match self.make(operator, &case, &next, None, &result.output)? {
                     Ok(gas) => {
@@ -570,7 +571,7 @@ fn several_challengers_and_the_liar_itself() -> Result<()> {
     let own = table.evm.challenge(operator, &result)?;
     let before = table.evm.challenge(third, &result)?;
     let case = table.case(own)?;
-    let claim = defend(&case, &known.model, &liar)?.context("no claim")?;
+    let claim = defend(&case, &known.model, &result.input, &liar)?.context("no claim")?;
     ensure!(table.make(operator, &case, &claim, None, &result.output)?.is_ok());
     // The last second of the window.
     table.evm.now = result.fulfillment.fulfilledAt + WINDOW - 1;

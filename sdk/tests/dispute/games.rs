@@ -48,7 +48,7 @@ pub(crate) fn play(
     let mut moves = 0;
     for _ in 0..100 {
         if toy.case().is_operators_turn() {
-            let next = bend(defend(toy.case(), model, operator).expect("a move").expect("its turn"));
+            let next = bend(defend(toy.case(), model, &request.input, operator).expect("a move").expect("its turn"));
             toy.play(&next).unwrap_or_else(|error| panic!("{error}: {next:?}"));
             moves += 1;
             continue;
@@ -200,7 +200,7 @@ fn sequences_that_were_not_generated() {
             while claimed.is_none() && moves < 40 {
                 moves += 1;
                 if toy.case().is_operators_turn() {
-                    let next = defend(toy.case(), &model, &liar).expect("a move").expect("its turn");
+                    let next = defend(toy.case(), &model, &request.input, &liar).expect("a move").expect("its turn");
                     toy.play(&next).unwrap_or_else(|error| panic!("{error}"));
                 } else {
                     let next = challenge(toy.case(), &model, &honest(&toy)).expect("a move").expect("it is wrong");

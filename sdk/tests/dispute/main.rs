@@ -5,8 +5,16 @@
 #[allow(dead_code, reason = "shared with the tests of programs")]
 mod models;
 
+#[path = "../verifier_evm/giants.rs"]
+#[allow(dead_code, reason = "shared with the tests of the verifier")]
+mod giants;
+#[path = "../verifier_evm/graphs.rs"]
+mod graphs;
+
 mod contracts;
+mod elements;
 mod evm;
 mod games;
+mod large;
 mod liars;
 mod toy;

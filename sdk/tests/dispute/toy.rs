@@ -89,6 +89,7 @@ impl<'a> Toy<'a> {
             group.path(0).map(|path| fold(&hashes[0], 0, &path)).unwrap_or_default()
         };
         match next {
+            Move::ShowInput(_) => return Err("the input came with the request".into()),
             Move::Claim { claim, tokens, hashes, .. } => {
                 require(turn == Turn::Claim, "claimed already")?;
                 require(claim.nodes as usize == self.model.program.nodes.len(), "nodes")?;

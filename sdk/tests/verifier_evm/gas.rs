@@ -1,286 +1,35 @@
 //! What a proof costs on a language model of eight billion parameters: 2048 nodes, 512 tensors, 1024 positions.
 //!
-//! Nothing of that size is made. Trees are as high as they would be, with made-up hashes where nothing is opened; descriptors and leaves are real ones.
-//! The table of `docs/verifier.md` is the one that this prints.
+//! Nothing of that size is made, see `giants.rs`. The table of `docs/verifier.md` is the one that this prints.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{fs, path::Path};
 
-use alloy_primitives::{B256, keccak256};
-use alloy_sol_types::SolValue;
 use candor_sdk::{
-    bindings::{Claim, Element, ModelDescriptor, NodeOpening, Params, Run},
-    merkle::{ABSENT, Domain, counted, depth, hash, inner},
+    bindings::Element,
     program::{
-        BinaryFunction, ConcatAxis, DType, Dim, EncodeKind, InputKind, LEAF, Node, Op, Operand, TensorDescriptor,
-        UnaryFunction, View, ViewAxis, WeightType,
+        BinaryFunction, ConcatAxis, DType, Dim, EncodeKind, InputKind, LEAF, Node, Op, Operand, UnaryFunction, View,
+        ViewAxis, WeightType,
     },
-    proof::format::{DataOpening, LeafOpening, OperandOpening, StepProof},
+    proof::format::DataOpening,
 };
 
 use crate::{
     chain::{Chain, Verdict},
-    models::Numbers,
+    giants::{Ask, Case, F32, Giant, Source, activations, build, weights},
 };
 
-const NODES: u64 = 2048;
-const TENSORS: u64 = 512;
 const TOKENS: u32 = 1024;
 const PROMPT: u32 = 900;
 const WIDTH: u32 = 4096;
 const HIDDEN: u32 = 14336;
 const VOCABULARY: u32 = 128_256;
 const DISPUTED: u32 = 1700;
-
-/// A tree of which a few leaves are known.
-struct Sparse {
-    count: u64,
-    known: BTreeMap<u64, B256>,
-}
-
-impl Sparse {
-    fn new(count: u64, known: impl IntoIterator<Item = (u64, B256)>) -> Self {
-        Self { count, known: known.into_iter().collect() }
-    }
-
-    fn node(&self, level: usize, index: u64) -> B256 {
-        let leaves = index << level..(index + 1) << level;
-        match self.known.range(leaves.clone()).next() {
-            None if leaves.start >= self.count => ABSENT,
-            None => keccak256([index.to_be_bytes(), (level as u64).to_be_bytes()].concat()),
-            Some((_, &leaf)) if level == 0 => leaf,
-            Some(_) => inner(&self.node(level - 1, 2 * index), &self.node(level - 1, 2 * index + 1)),
-        }
-    }
-
-    fn root(&self) -> B256 {
-        self.node(depth(self.count), 0)
-    }
-
-    /// The path of some leaves side by side.
-    fn path(&self, first: u64, count: u64) -> Vec<B256> {
-        let (mut left, mut right, mut path) = (first, first + count - 1, Vec::new());
-        for level in 0..depth(self.count) {
-            if left & 1 == 1 {
-                path.push(self.node(level, left - 1));
-            }
-            if right & 1 == 0 {
-                path.push(self.node(level, right + 1));
-            }
-            (left, right) = (left >> 1, right >> 1);
-        }
-        path
-    }
-}
-
-/// An operand of a disputed node, and what a step reads of it.
-struct Source {
-    operand: Operand,
-    rows: u32,
-    cols: u32,
-    /// How its elements are stored; of a node as of a weight.
-    stored: WeightType,
-    /// First leaf and number of leaves, for each read.
-    reads: Vec<(u64, u64)>,
-}
-
-impl Source {
-    fn new(operand: Operand, (rows, cols): (u32, u32), stored: WeightType) -> Self {
-        Self { operand, rows, cols, stored, reads: Vec::new() }
-    }
-
-    /// Reads the leaves that hold some columns of a row.
-    fn read(mut self, row: u32, first: u32, count: u32) -> Self {
-        let in_row = u64::from(self.cols).div_ceil(LEAF as u64);
-        let (from, to) = (first as usize / LEAF, (first + count) as usize);
-        self.reads.push((u64::from(row) * in_row + from as u64, to.div_ceil(LEAF) as u64 - from as u64));
-        self
-    }
-
-    fn leaves(&self) -> u64 {
-        u64::from(self.rows) * u64::from(self.cols).div_ceil(LEAF as u64)
-    }
-
-    /// The bytes of a leaf: ordinary numbers.
-    fn leaf(&self, leaf: u64) -> Vec<u8> {
-        let in_row = u64::from(self.cols).div_ceil(LEAF as u64);
-        let count = LEAF.min(self.cols as usize - LEAF * (leaf % in_row) as usize);
-        let mut n = Numbers::new(leaf + u64::from(self.cols));
-        let float = |n: &mut Numbers| {
-            let bits = n.next();
-            f32::from_bits(((bits >> 40) as u32 & 0x807f_ffff) | (120 + (bits as u32 & 7)) << 23)
-        };
-        let mut bytes = Vec::new();
-        while bytes.len() < self.stored.row_bytes(count) {
-            match self.stored {
-                WeightType::F32 => bytes.extend(float(&mut n).to_le_bytes()),
-                WeightType::F16 => bytes.extend((0x3000 | n.next() as u16 & 0x8fff).to_le_bytes()),
-                WeightType::Bf16 => bytes.extend(((float(&mut n).to_bits() >> 16) as u16).to_le_bytes()),
-                WeightType::Q8_0 if bytes.len().is_multiple_of(34) => bytes.extend([0x34, 0x20]),
-                WeightType::Q8_128 if bytes.is_empty() => bytes.extend(0.01f32.to_le_bytes()),
-                WeightType::Q8_0 | WeightType::Q8_128 | WeightType::U8 => bytes.push(n.next() as u8),
-                // Ids, and ends of tokens of one byte.
-                WeightType::U32 => bytes.extend((leaf as u32 % 100 + 27).to_le_bytes()),
-            }
-        }
-        bytes
-    }
-
-    /// The tree over its leaves, with those that are read.
-    fn tree(&self) -> Sparse {
-        let domain = if matches!(self.operand, Operand::Node(_)) { Domain::TraceLeaf } else { Domain::WeightLeaf };
-        let known = self.reads.iter().flat_map(|&(first, count)| first..first + count);
-        Sparse::new(self.leaves(), known.map(|leaf| (leaf, hash(domain, &[&self.leaf(leaf)]))))
-    }
-}
-
-/// A question to the verifier.
-struct Case {
-    /// Which node it is, and what.
-    index: u32,
-    node: Node,
-    row: u32,
-    col: u32,
-    sources: Vec<Source>,
-    /// Which source each read is of; in order, the first unread read of it.
-    order: Vec<usize>,
-    data: DataOpening,
-    hint: u64,
-    ask: Ask,
-}
-
-#[derive(Clone, Copy)]
-enum Ask {
-    Element,
-    Partial(u32),
-    Sum(u32),
-}
-
-fn node(op: Op, sources: &[Source], dtype: DType, (rows, cols): (u32, u32)) -> Node {
-    let inputs = sources.iter().map(|source| source.operand).collect();
-    Node { op, inputs, dtype, rows: rows.into(), cols: cols.into(), label: String::new() }
-}
-
-/// An element whose step reads each source once, in order.
-fn case(op: Op, sources: Vec<Source>, dtype: DType, shape: (u32, u32), (row, col): (u32, u32), ask: Ask) -> Case {
-    let order = (0..sources.len()).flat_map(|i| vec![i; sources[i].reads.len()]).collect();
-    let node = node(op, &sources, dtype, shape);
-    Case { index: DISPUTED, node, row, col, sources, order, data: DataOpening::default(), hint: 0, ask }
-}
-
-/// The run and the proof of a case.
-fn build(case: &Case) -> (Run, Vec<u8>) {
-    // Nodes of the operands, of which nothing matters but type and shape.
-    let plain = |source: &Source| {
-        let dtype = match source.stored {
-            WeightType::U32 => DType::U32,
-            WeightType::U8 if matches!(case.node.op, Op::QuantLinear) => DType::I8,
-            WeightType::U8 => DType::U8,
-            _ => DType::F32,
-        };
-        Node {
-            op: Op::Convert,
-            inputs: vec![],
-            dtype,
-            rows: source.rows.into(),
-            cols: source.cols.into(),
-            label: String::new(),
-        }
-        .encode()
-    };
-    let mut program = BTreeMap::from([(u64::from(case.index), case.node.encode())]);
-    let mut trace = BTreeMap::new();
-    let mut weights = BTreeMap::new();
-    for source in &case.sources {
-        match source.operand {
-            Operand::Node(index) => {
-                program.entry(index.into()).or_insert_with(|| plain(source));
-                trace.insert(u64::from(index), source.tree().root());
-            }
-            Operand::Weight(index) => {
-                let (rows, cols, dtype) = (source.rows, source.cols, source.stored as u8);
-                weights.insert(u64::from(index), TensorDescriptor { rows, cols, dtype, root: source.tree().root() });
-            }
-            Operand::Constant(_) => {}
-        }
-    }
-    let nodes = Sparse::new(NODES, program.iter().map(|(&index, bytes)| (index, hash(Domain::Node, &[bytes]))));
-    let claimed = Sparse::new(NODES, trace);
-    let tensors = Sparse::new(TENSORS, weights.iter().map(|(&index, tensor)| (index, tensor.hash())));
-    let entry = 77; // the token in row 50
-    let vocabulary = Sparse::new(VOCABULARY.into(), [(entry, hash(Domain::Token, &[&case.data.data]))]);
-
-    let operands = case.sources.iter().map(|source| match source.operand {
-        Operand::Node(index) => OperandOpening {
-            descriptor: program[&index.into()].clone().into(),
-            path: nodes.path(index.into(), 1),
-            count: 0,
-        },
-        Operand::Weight(index) => OperandOpening {
-            descriptor: weights[&index.into()].encode().into(),
-            path: tensors.path(index.into(), 1),
-            count: TENSORS,
-        },
-        Operand::Constant(_) => OperandOpening::default(),
-    });
-    let mut next = vec![0; case.sources.len()];
-    let reads = case.order.iter().map(|&i| {
-        // The entry of the vocabulary has a place among the reads, and nothing in it.
-        let Some(source) = case.sources.get(i) else { return LeafOpening::default() };
-        let (first, count) = source.reads[next[i]];
-        next[i] += 1;
-        let mut path = source.tree().path(first, count);
-        if let Operand::Node(index) = source.operand {
-            path.extend(claimed.path(index.into(), 1));
-        }
-        LeafOpening { data: (first..first + count).flat_map(|leaf| source.leaf(leaf)).collect(), path }
-    });
-    let reads = reads.collect();
-    // The node itself is not an operand that the descriptor names.
-    let operands: Vec<OperandOpening> = operands.take(case.node.inputs.len()).collect();
-    let data = match &case.data.count {
-        0 => case.data.clone(),
-        _ => DataOpening { path: vocabulary.path(entry, 1), count: VOCABULARY.into(), ..case.data.clone() },
-    };
-    let opening = NodeOpening { descriptor: case.node.encode().into(), path: nodes.path(case.index.into(), 1) };
-    let run = Run {
-        model: ModelDescriptor {
-            arithmeticVersion: alloy_primitives::U256::from(1),
-            graphRoot: counted(NODES, &nodes.root()),
-            weightsRoot: counted(TENSORS, &tensors.root()),
-            vocabRoot: counted(VOCABULARY.into(), &vocabulary.root()),
-            limits: candor_sdk::bindings::Limits {
-                minInputBytes: 4,
-                maxInputBytes: 1 << 15,
-                maxOutputBytes: 1 << 15,
-                maxTokens: 1 << 12,
-            },
-        },
-        inputHash: keccak256(&case.data.data),
-        seed: B256::repeat_byte(0x5e),
-        params: Params { maxTokens: 500, temperature: 0.75f32.to_bits(), minP: 0.0625f32.to_bits() },
-        claim: Claim {
-            sequence: TOKENS,
-            prompt: PROMPT,
-            inputBytes: 4 * PROMPT,
-            outputBytes: 900,
-            nodes: NODES as u32,
-            root: claimed.root(),
-            tokensHash: keccak256([]),
-        },
-    };
-    let proof = StepProof { node: opening, operands, reads, data, hint: case.hint };
-    (run, proof.abi_encode())
-}
-
-const F32: WeightType = WeightType::F32;
+const MODEL: Giant = Giant { nodes: 2048, tensors: 512, vocabulary: VOCABULARY, tokens: TOKENS, prompt: PROMPT };
 const ONE: f32 = 1.0;
 
-fn activations(node: u32, rows: u32, cols: u32) -> Source {
-    Source::new(Operand::Node(node), (rows, cols), F32)
-}
-
-fn weights(index: u32, rows: u32, cols: u32, stored: WeightType) -> Source {
-    Source::new(Operand::Weight(index), (rows, cols), stored)
+/// An element whose step reads each source once, in order.
+fn case(op: Op, sources: Vec<Source>, dtype: DType, shape: (u32, u32), at: (u32, u32), ask: Ask) -> Case {
+    Case::new(DISPUTED, op, sources, dtype, shape, at, ask)
 }
 
 /// One block of a linear layer.
@@ -511,8 +260,8 @@ fn gas_of_every_family_on_a_model_of_eight_billion_parameters() {
     let mut chain = Chain::new();
     let mut rows = Vec::new();
     for (name, case) in cases() {
-        let (run, proof) = build(&case);
-        let cols = case.node.cols.value(&symbols()) as u32;
+        let (run, proof) = build(&MODEL, &case, None).asked();
+        let cols = case.node.cols.value(&MODEL.symbols()) as u32;
         let leaf = u64::from(case.row) * u64::from(cols).div_ceil(LEAF as u64) + u64::from(case.col) / LEAF as u64;
         let element = Element { node: case.index, leaf, index: case.col % LEAF as u32 };
         let width = LEAF.min(cols as usize - LEAF * (case.col as usize / LEAF)) * case.node.dtype.size();
@@ -541,8 +290,4 @@ fn gas_of_every_family_on_a_model_of_eight_billion_parameters() {
         }
     }
     assert!(missing.is_empty(), "docs/verifier.md lacks:\n{}", missing.join("\n"));
-}
-
-fn symbols() -> candor_sdk::program::Symbols {
-    candor_sdk::program::Symbols { sequence: TOKENS, prompt: PROMPT, input_bytes: 4 * PROMPT, output_bytes: 900 }
 }

@@ -11,6 +11,8 @@ mod chain;
 mod claims;
 mod fixture;
 mod gas;
+#[allow(dead_code, reason = "shared with the tests of disputes")]
+mod giants;
 mod graphs;
 mod hostile;
 #[path = "../program/models.rs"]

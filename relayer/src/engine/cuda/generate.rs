@@ -5,17 +5,17 @@
 //! Such a pass launches the same kernels with the same parameters as the one before, because all that changes lies in
 //! tables on the device. So it is recorded once for each set of requests and replayed for each token.
 
-use super::driver::{Arg, DeviceError};
+use super::driver::DeviceError;
 use super::memory::{Buffer, Recorded, Tensor};
 use super::model::DeviceModel;
 use super::ops::{AttentionRows, Readers, Result, short};
 use super::run::{Now, RowTables, Run, greedy, heads, sampling};
-use crate::engine::generate::{Form, Generator, Moves, SESSIONS, rows_of};
+use crate::engine::generate::{Form, Generator, Moves, SESSIONS, rows_of, share_out};
 use crate::engine::ops::Extent;
 use crate::engine::ops::index::IndexMap;
 use crate::engine::plan::Step;
 use crate::engine::run::prompt;
-use candor_sdk::program::{DType, Dim, Op, Operand, Request, Symbols};
+use candor_sdk::program::{DType, Dim, Op, Request, Symbols};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -95,7 +95,7 @@ impl DeviceModel {
         let mut waiting: VecDeque<_> = requests.iter().collect();
         let mut live: Vec<Session<'_>> = Vec::new();
         let mut recorded: Option<RecordedPass> = None;
-        let mut alike = 0;
+        let (mut alike, mut room) = (0, true);
         loop {
             while live.len() < SESSIONS
                 && let Some(&(index, request, symbols)) = waiting.pop_front()
@@ -113,18 +113,7 @@ impl DeviceModel {
             if live.is_empty() {
                 return;
             }
-            // Requests that generate go first, with one row each; prompts share what is left.
-            live.sort_by_key(|session| session.tokens.len() - session.done);
-            let mut room = self.prefill;
-            let mut spans = Vec::with_capacity(live.len());
-            for session in &live {
-                let count = (session.tokens.len() - session.done).min(room.max(usize::from(spans.is_empty())));
-                if count == 0 {
-                    break;
-                }
-                room = room.saturating_sub(count);
-                spans.push((session.done, session.done + count));
-            }
+            let spans = share_out(&mut live, self.prefill, |session| (session.done, session.tokens.len()));
             let members: Vec<(usize, usize)> =
                 live.iter().zip(&spans).map(|(session, (from, to))| (session.index, to - from)).collect();
             // Every row of every node is there from the last position of the prompt on.
@@ -137,10 +126,18 @@ impl DeviceModel {
                 recorded = None;
                 alike = 0;
             }
-            let passed = if steady && alike >= UNRECORDED {
-                self.recorded_pass(generator, &mut live[..spans.len()], &spans, &mut recorded)
+            let sessions = &mut live[..spans.len()];
+            let passed = if steady && room && alike >= UNRECORDED {
+                match self.recorded_pass(generator, sessions, &spans, &mut recorded) {
+                    // A recording has memory to itself, which passes share with each other.
+                    Err(DeviceError::OutOfMemory { .. }) if recorded.is_none() => {
+                        room = false;
+                        self.pass(generator, sessions, &spans)
+                    }
+                    passed => passed,
+                }
             } else {
-                self.pass(generator, &mut live[..spans.len()], &spans)
+                self.pass(generator, sessions, &spans)
             };
             alike = if steady { alike + 1 } else { 0 };
             if let Err(error) = passed {
@@ -205,8 +202,7 @@ impl DeviceModel {
         let token = token.ok_or_else(|| DeviceError::Failed("sampled nothing".to_string()))?;
         session.tokens.push(token);
         let generated = session.tokens.len() - session.symbols.prompt as usize;
-        let limit = self.model.token_limit(&session.request.params) as usize;
-        Ok(generated >= limit || generator.stop.contains(&token))
+        Ok(generator.ends(&self.model, session.request, generated, token))
     }
 
     fn finish(&self, generator: &Generator, mut session: Session<'_>) -> Generated {
@@ -371,9 +367,10 @@ impl DeviceModel {
             tensors[*node] = Some(tensor.clone());
         }
         let mut yields = Yield { samples: None, kept: vec![None; generator.kept.len()] };
-        let mut quantised = HashMap::new();
+        let mut ahead = HashMap::new();
         let mut layer = 0;
-        for (step, fused, release) in self.by_rows.steps() {
+        for task in self.by_rows.tasks() {
+            let step = task.step;
             let Some(Form::Rows { per, first }) = generator.forms[step.yields] else { continue };
             let rows = rows_of(per, first, spans, &prompts);
             let total: usize = rows.iter().map(|(_, count)| count).sum();
@@ -382,7 +379,6 @@ impl DeviceModel {
                 extents[node] = Extent { shared: true, rows: total, cols };
             }
             let tensor = if total == 0 {
-                layer += usize::from(step.attention.is_some());
                 None
             } else if step.node == 0 {
                 Some(Tensor::in_buffer(tables.tokens.clone(), DType::U32, total, 1))
@@ -396,13 +392,12 @@ impl DeviceModel {
                 let (q, k, v) = (tensor(parts.queries)?, tensor(parts.keys)?, tensor(parts.values)?);
                 let tables_of = &tables.layers[layer];
                 layer += 1;
-                self.device.append_rows(Arg::from(&tables_of.keys), &tables.positions, k)?;
-                self.device.append_rows(Arg::from(&tables_of.values), &tables.positions, v)?;
+                self.device.append_rows((&tables_of.keys, &tables_of.values), &tables.positions, (k, v))?;
                 Some(self.device.attention(q, &heads(parts, q.cols, v.cols), &tables_of.rows)?)
             } else {
                 let own = tables.forms.iter().find(|(known, from, _)| (*known, *from) == (per, first));
                 let now = Now { extents: &extents, batch: 1, rows: own.map(|(_, _, rows)| rows) };
-                Some(run.step(step, fused, &tensors, &now, &mut quantised)?)
+                Some(run.step(&task, &tensors, &now, &mut ahead)?)
             };
             if let (Some(at), Some(tensor)) = (generator.kept.iter().position(|&node| node == step.yields), &tensor) {
                 if at == 0 {
@@ -412,7 +407,7 @@ impl DeviceModel {
                 }
             }
             tensors[step.yields] = tensor;
-            release.iter().for_each(|&node| tensors[node] = None);
+            task.release.iter().for_each(|&node| tensors[node] = None);
         }
         Ok(yields)
     }
@@ -436,30 +431,7 @@ impl DeviceModel {
         };
         let now = Now { extents: &generator.shapes.extents, batch: 1, rows: None };
         let (source, _) = run.operand(node.inputs.first(), tensors, &now)?;
-        // The rows of a node begin where its own form says; those of a weight at the beginning.
-        let begins = match node.inputs.first() {
-            Some(Operand::Node(from)) => match generator.forms[*from as usize] {
-                Some(Form::Rows { first, .. }) => Some(rows_of(moves.per, first, spans, prompts)),
-                _ => None,
-            },
-            _ => None,
-        };
-        let mut parts: Vec<(usize, usize)> = Vec::with_capacity(rows.len());
-        let mut base = 0;
-        for (i, &(start, count)) in rows.iter().enumerate() {
-            let positions = count / per;
-            let from = (start / per) as i64 + moves.skip.value(&prompts[i]);
-            let from = usize::try_from(from).map_err(|_| failed("a row before the first"))? * moves.per;
-            let held = begins.as_ref().map_or((0, 0), |begins| begins[i]);
-            if positions > 0 {
-                let at = (base + from).checked_sub(held.0).ok_or_else(|| failed("a row that is gone"))?;
-                match parts.last_mut() {
-                    Some((first, rows)) if *first + *rows == at => *rows += positions * moves.per,
-                    _ => parts.push((at, positions * moves.per)),
-                }
-            }
-            base += held.1;
-        }
+        let parts = generator.parts(node.inputs.first(), (per, moves), rows, spans, prompts).map_err(failed)?;
         let parts = parts.into_iter().map(|(first, rows)| source.narrowed(first, rows)).collect::<Result<Vec<_>>>()?;
         let source = self.device.stacked(&parts)?;
         let total = source.rows / moves.per;

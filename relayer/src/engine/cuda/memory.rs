@@ -24,6 +24,7 @@ struct State {
     /// While launches are recorded: the buffers that the recording uses, and those of them that nobody holds.
     recording: RefCell<Option<Private>>,
     exact: bool,
+    multiprocessors: usize,
 }
 
 #[derive(Default)]
@@ -98,13 +99,19 @@ impl Drop for State {
 impl Device {
     /// Takes a driver over.
     pub fn new(driver: Box<dyn Driver>) -> Self {
-        let exact = driver.exact();
+        let (exact, multiprocessors) = (driver.exact(), driver.describe().multiprocessors as usize);
         Self(Rc::new(State {
             driver: RefCell::new(driver),
             spare: RefCell::default(),
             recording: RefCell::default(),
             exact,
+            multiprocessors: multiprocessors.max(1),
         }))
+    }
+
+    /// Multiprocessors of the device.
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.0.multiprocessors
     }
 
     /// The driver, for what is not memory.
@@ -135,11 +142,13 @@ impl Device {
         Ok(Rc::new(Buffer { device: self.clone(), address, bytes, private }))
     }
 
-    /// Memory from the driver; what is spare in other sizes is given back if that makes room.
+    /// Memory from the driver; what is spare in other sizes is given back if that makes room. Not while launches are
+    /// recorded: memory is given back when the device has done with it, which a recording can't wait for.
     fn allocate_anew(&self, bytes: usize) -> Result<u64> {
+        let recording = self.0.recording.borrow().is_some();
         let mut driver = self.0.driver.borrow_mut();
         match driver.allocate(bytes) {
-            Err(DeviceError::OutOfMemory { .. }) => {
+            Err(DeviceError::OutOfMemory { .. }) if !recording => {
                 for (bytes, addresses) in self.0.spare.borrow_mut().drain() {
                     addresses.into_iter().for_each(|address| driver.release(address, bytes));
                 }

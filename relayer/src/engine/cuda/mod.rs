@@ -6,7 +6,7 @@
 //!
 //! - `kernels/*.cu`: what is computed, in CUDA C, through the handful of operations in `arithmetic.cuh`
 //! - `ops`: which kernel an operation is, how many threads, which parameters
-//! - `run`, `generate`, `model`: plans carried out, tokens generated, traces hashed
+//! - `plan`, `fuse`: what is one launch; `run`, `generate`, `model`: plans carried out, tokens generated, traces hashed
 //! - `worker`: the thread that owns a GPU, and what happens when the GPU fails
 //! - `driver`: what is needed of a device; `nvidia` (feature `cuda`) is one, the tests' emulation another
 //! - `selftest`: the golden vectors, before anything is served; `measure`: how fast it is
@@ -23,6 +23,7 @@ mod model;
 #[cfg(feature = "cuda")]
 mod nvidia;
 pub mod ops;
+mod plan;
 mod run;
 pub mod selftest;
 mod weights;

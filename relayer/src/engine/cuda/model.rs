@@ -5,12 +5,13 @@ use super::driver::DeviceError;
 use super::fuse::Fusions;
 use super::memory::{Buffer, Device, Tensor};
 use super::ops::Result;
-use super::run::{DevicePlan, Run, Views};
+use super::plan::DevicePlan;
+use super::run::{Run, Views};
 use super::weights::Weights;
 use crate::engine::generate::Generator;
 use crate::engine::ops::index::IndexMap;
 use crate::engine::plan::Plan;
-use crate::engine::run::{Shapes, prompt, text_ends};
+use crate::engine::run::{Shapes, prompt, sequence, text_ends};
 use crate::engine::{InferError, KEPT_SHAPES};
 use alloy::primitives::B256;
 use candor_sdk::program::{
@@ -69,11 +70,11 @@ impl DeviceModel {
             device: device.clone(),
             weights: Weights::load(device, &model)?,
             views: Views::default(),
-            fused: DevicePlan::new(program, Plan::fused(program), &fusions),
-            traced: DevicePlan::new(program, Plan::traced(program), &none),
-            sampling: DevicePlan::new(program, leading(), &fusions),
-            by_rows: DevicePlan::new(program, leading(), &fusions),
-            tail: DevicePlan::new(program, tail, &none),
+            fused: DevicePlan::new(&model, Plan::fused(program), &fusions),
+            traced: DevicePlan::new(&model, Plan::traced(program), &none),
+            sampling: DevicePlan::new(&model, leading(), &fusions),
+            by_rows: DevicePlan::new(&model, leading(), &fusions),
+            tail: DevicePlan::new(&model, tail, &none),
             constants: Vec::new(),
             moves: HashMap::new(),
             prefill: prefill.max(1),
@@ -88,7 +89,7 @@ impl DeviceModel {
                 moves.insert(node, device.upload_words(table.iter().copied())?);
             }
         }
-        let fixed = DevicePlan::new(program, fixed, &none);
+        let fixed = DevicePlan::new(&model, fixed, &none);
         let (request, mut constants) = (Request::default(), Vec::new());
         loaded.run(generator.shapes.clone(), &[&request], &[]).execute(&fixed, Vec::new(), |node, tensor| {
             constants.push((node, tensor.clone()));
@@ -217,10 +218,8 @@ impl DeviceModel {
         symbols: Symbols,
         generated: &[u32],
     ) -> std::result::Result<(Arc<Shapes>, Vec<u32>), InferError> {
-        let mut tokens = prompt(&self.model, request);
-        tokens.extend_from_slice(generated);
-        let sequence = symbols.sequence + generated.len() as u32; // at most the model's limit
-        Ok((self.shapes(Symbols { sequence, ..symbols })?, tokens))
+        let (symbols, tokens) = sequence(&self.model, request, symbols, generated);
+        Ok((self.shapes(symbols)?, tokens))
     }
 
     /// The output of a run whose tokens are known, from the nodes that were kept.

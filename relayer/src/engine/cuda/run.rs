@@ -2,17 +2,18 @@
 //! host, with every tensor on the device.
 
 use super::driver::DeviceError;
-use super::fuse::{Fused, Fusions};
+use super::fuse::Fused;
 use super::memory::{Buffer, Device, Tensor};
-use super::ops::{AttentionRows, Heads, Operand as Read, Readers, Result, short};
+use super::ops::{AttentionRows, FEW_ROWS, Heads, Layer, Norm, Operand as Read, Quantised, Readers, Result, short};
+use super::plan::{DevicePlan, Task, layer_weight};
 use super::weights::Weights;
 use crate::engine::kernels::rows::Reduction;
 use crate::engine::ops::Extent;
-use crate::engine::plan::{Attention, Plan, Step};
+use crate::engine::plan::{Attention, Step};
 use crate::engine::run::{Shapes, text_ends};
 use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::{
-    BinaryFunction, ConcatAxis, DType, InputKind, Model, Op, Operand, Program, Request, Symbols, UnaryFunction, View,
+    BinaryFunction, ConcatAxis, DType, InputKind, Model, Op, Operand, Request, Symbols, UnaryFunction, View,
 };
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,50 +22,6 @@ use std::sync::Arc;
 
 /// Tables of views that are kept.
 const KEPT_VIEWS: usize = 4096;
-
-/// A step of a plan, or several of them as one.
-struct Work {
-    step: usize,
-    fused: Option<Fused>,
-    /// Nodes that nothing after it reads.
-    release: Vec<usize>,
-}
-
-/// A plan for this device.
-pub(super) struct DevicePlan {
-    plan: Plan,
-    work: Vec<Work>,
-}
-
-impl DevicePlan {
-    /// Fuses what the fusions say.
-    pub(super) fn new(program: &Program, plan: Plan, fusions: &Fusions) -> Self {
-        let mut work: Vec<Work> = Vec::with_capacity(plan.steps.len());
-        for (index, step) in plan.steps.iter().enumerate() {
-            if !fusions.inner[step.yields] {
-                let fused = fusions.last[step.node].filter(|_| step.yields == step.node && step.attention.is_none());
-                work.push(Work { step: index, fused, release: Vec::new() });
-            }
-        }
-        let last = program.nodes.len().saturating_sub(1);
-        let mut seen = vec![false; program.nodes.len()];
-        for work in work.iter_mut().rev() {
-            let step = &plan.steps[work.step];
-            let reads = work.fused.map_or_else(|| step.reads(program), |fused| vec![fused.reads()]);
-            for node in reads {
-                if node != last && !std::mem::replace(&mut seen[node], true) {
-                    work.release.push(node);
-                }
-            }
-        }
-        Self { plan, work }
-    }
-
-    /// The steps, what they are fused to, and what to release after each.
-    pub(super) fn steps(&self) -> impl Iterator<Item = (&Step, Option<Fused>, &[usize])> {
-        self.work.iter().map(|work| (&self.plan.steps[work.step], work.fused, work.release.as_slice()))
-    }
-}
 
 /// Tables of views on the device, by node and symbols.
 #[derive(Default)]
@@ -132,23 +89,21 @@ impl Run<'_> {
         for (node, tensor) in known {
             tensors[node] = Some(tensor);
         }
-        let mut quantised = HashMap::new();
+        let mut ahead = HashMap::new();
         let ends = text_ends(&self.model.program);
-        for (step, fused, release) in plan.steps() {
-            let extents = &self.shapes.extents;
-            let batch = if extents[step.node].shared { 1 } else { self.requests.len() };
-            let now = Now { extents, batch, rows: None };
-            let tensor = self.step(step, fused, &tensors, &now, &mut quantised)?;
+        for task in plan.tasks() {
+            let step = task.step;
+            let batch = self.shapes.batch(step.node, self.requests.len());
+            let now = Now { extents: &self.shapes.extents, batch, rows: None };
+            let tensor = self.step(&task, &tensors, &now, &mut ahead)?;
             watch(step.yields, &tensor)?;
             if ends == Some(step.yields) {
-                // How long the text is depends on what was generated. Nothing before this node depends on it.
-                let output_bytes = tensor.words()?.last().copied().unwrap_or(0);
-                let symbols = Symbols { output_bytes, ..self.shapes.symbols };
-                let shapes = Shapes::new(self.model, symbols).map_err(|e| DeviceError::Failed(e.to_string()))?;
-                self.shapes = Arc::new(shapes);
+                let length = tensor.words()?.last().copied().unwrap_or(0);
+                let shapes = self.shapes.writing(self.model, length);
+                self.shapes = shapes.map_err(|error| DeviceError::Failed(error.to_string()))?;
             }
             tensors[step.yields] = Some(tensor);
-            release.iter().for_each(|&node| tensors[node] = None);
+            task.release.iter().for_each(|&node| tensors[node] = None);
         }
         Ok(tensors.pop().flatten())
     }
@@ -171,25 +126,26 @@ impl Run<'_> {
         found.ok_or_else(|| missing(&format!("operand {operand:?}")))
     }
 
-    /// The tensor that a step yields. Bytes that were quantised along with their magnitudes wait in `quantised`.
+    /// The tensor that a step yields. What comes later but was computed along with it waits in `ahead`.
     pub(super) fn step(
         &self,
-        step: &Step,
-        fused: Option<Fused>,
+        task: &Task<'_>,
         tensors: &[Option<Tensor>],
         now: &Now<'_>,
-        quantised: &mut HashMap<usize, Tensor>,
+        ahead: &mut HashMap<usize, Tensor>,
     ) -> Result<Tensor> {
+        let Task { step, fused, .. } = *task;
+        if let Some(tensor) = ahead.remove(&step.yields) {
+            return Ok(tensor);
+        }
         let node = &self.model.program.nodes[step.node];
         let Now { extents, batch, rows: tables } = *now;
         let (out, device) = (extents[step.node], self.device);
         let operand = |position: usize| self.operand(node.inputs.get(position), tensors, now);
         match fused {
-            Some(Fused::Norm { x, weight, bias, epsilon }) => {
+            Some(norm @ Fused::Norm { x, .. }) => {
                 let (x, _) = self.operand(Some(&Operand::Node(x as u32)), tensors, now)?;
-                let (weight, _) = self.operand(Some(&weight), tensors, now)?;
-                let bias = bias.as_ref().map(|bias| self.operand(Some(bias), tensors, now)).transpose()?;
-                return device.norm(x, weight, bias.map(|(bias, _)| bias), f32::from_bits(epsilon));
+                return device.norm(x, self.norm(norm)?);
             }
             Some(Fused::Softmax { x }) => {
                 return device.softmax(self.operand(Some(&Operand::Node(x as u32)), tensors, now)?.0);
@@ -220,13 +176,33 @@ impl Run<'_> {
             Op::Convert => device.convert(operand(0)?.0),
             Op::Unary(function) => device.unary(*function, operand(0)?.0),
             Op::Binary { function, causal } => {
-                device.binary(*function, *causal, batch, out, (operand(0)?, operand(1)?))
+                let (x, y) = (operand(0)?, operand(1)?);
+                let alike = |(tensor, _): Read<'_>| (tensor.rows, tensor.cols) == (batch * out.rows, out.cols);
+                match task.norm {
+                    Some((norm, yields)) if alike(x) && alike(y) => {
+                        let (sum, normed) = device.add_and_norm(x.0, y.0, self.norm(norm)?)?;
+                        ahead.insert(yields, normed);
+                        Ok(sum)
+                    }
+                    _ => device.binary(*function, *causal, batch, out, (x, y)),
+                }
             }
             Op::MulAdd => device.ternary(false, batch, out, [operand(0)?, operand(1)?, operand(2)?]),
             Op::Select => device.ternary(true, batch, out, [operand(0)?, operand(1)?, operand(2)?]),
             Op::Rope { head_dim, rotary } => {
-                let angles = [operand(1)?, operand(2)?];
-                device.rope((*head_dim, *rotary), batch, operand(0)?, angles, tables.map(|tables| &tables.positions))
+                let (x, extent) = operand(0)?;
+                let x = device.spread((x, extent), batch)?;
+                let second = task.along.first().map(|step| {
+                    let inputs = &self.model.program.nodes[step.node].inputs;
+                    self.operand(inputs.first(), tensors, now).map(|(y, extent)| (step.yields, y, extent))
+                });
+                // One that is there for each request, like the first.
+                let second = second.transpose()?.filter(|(_, y, e)| (y.rows, e.rows) == (x.rows, extent.rows));
+                let (angles, positions) = ([operand(1)?, operand(2)?], tables.map(|tables| &tables.positions));
+                let both = (&x, second.map(|(_, y, _)| y));
+                let (turned, other) = device.rope((*head_dim, *rotary), extent.rows, both, angles, positions)?;
+                ahead.extend(second.map(|(yields, ..)| yields).zip(other));
+                Ok(turned)
             }
             Op::Linear => {
                 let x = match step.through {
@@ -236,21 +212,24 @@ impl Run<'_> {
                         self.view(view, source, now)?
                     }
                 };
-                let weights = self.weights.packed(node.inputs.get(1));
-                let weights = weights.ok_or_else(|| missing("the weight of a linear layer"))?;
-                let bias = node.inputs.get(2).map(|_| operand(2)).transpose()?;
-                self.with_bias(bias, step.then, now, out, |bias, then| device.linear(&x, weights, bias, then))
+                if !task.along.is_empty() && x.rows <= FEW_ROWS {
+                    return self.together(task, ahead, |layers| device.linears(&x, layers));
+                }
+                let (w, bias) = (self.layer(step)?.w, node.inputs.get(2).map(|_| operand(2)).transpose()?);
+                self.with_bias(bias, step.then, now, out, |bias, then| device.linear(&x, Layer { w, bias, then }))
             }
             Op::QuantLinear => {
-                let weights = self.weights.packed(node.inputs.get(2));
-                let weights = weights.ok_or_else(|| missing("the weight of a quantised layer"))?;
                 let ((q, a), (most, b)) = (operand(0)?, operand(1)?);
                 // One side may be the same for all requests while the other is not.
                 let each = |this: Extent, other: Extent| if this.shared && !other.shared { batch } else { 1 };
                 let (q, most) = (device.spread((q, a), each(a, b))?, device.spread((most, b), each(b, a))?);
-                let bias = node.inputs.get(3).map(|_| operand(3)).transpose()?;
+                let x = Quantised { q: &q, magnitudes: &most };
+                if !task.along.is_empty() && q.rows <= FEW_ROWS {
+                    return self.together(task, ahead, |layers| device.quantised_linears(x, layers));
+                }
+                let (w, bias) = (self.layer(step)?.w, node.inputs.get(3).map(|_| operand(3)).transpose()?);
                 self.with_bias(bias, step.then, now, out, |bias, then| {
-                    device.quantised_linear((&q, &most), weights, bias, then)
+                    device.quantised_linear(x, Layer { w, bias, then })
                 })
             }
             Op::BlockAbsMax { block } => {
@@ -258,14 +237,11 @@ impl Run<'_> {
                 let follower = self.quantised_with(step.node);
                 let (magnitudes, bytes) = device.quantised_groups(x, *block as usize, follower.is_some())?;
                 if let (Some(follower), Some(bytes)) = (follower, bytes) {
-                    quantised.insert(follower, bytes);
+                    ahead.insert(follower, bytes);
                 }
                 Ok(magnitudes)
             }
-            Op::Quantise { block } => match quantised.remove(&step.node) {
-                Some(bytes) => Ok(bytes),
-                None => device.quantise(*block, batch, operand(0)?, operand(1)?),
-            },
+            Op::Quantise { block } => device.quantise(*block, batch, operand(0)?, operand(1)?),
             Op::AttentionScores { heads, group, scale, causal } => {
                 let ((x, a), (y, b)) = (operand(0)?, operand(1)?);
                 let heads = Heads {
@@ -325,6 +301,42 @@ impl Run<'_> {
             }
             Op::Encode(_) => device.encode(operand(0)?.0, batch),
         }
+    }
+
+    /// The parameters of a norm, which are weights.
+    fn norm(&self, fused: Fused) -> Result<Norm<'_>> {
+        let row = |operand: &Operand| match operand {
+            Operand::Weight(index) => self.weights.plain(*index).map(|(row, _)| row),
+            _ => None,
+        };
+        let Fused::Norm { weight, bias, epsilon, .. } = fused else { return Err(missing("a norm")) };
+        let weight = row(&weight).ok_or_else(|| missing("the weight of a norm"))?;
+        Ok(Norm { weight, bias: bias.as_ref().and_then(row), epsilon: f32::from_bits(epsilon) })
+    }
+
+    /// The layer of a step; its bias only if that is a weight.
+    fn layer(&self, step: &Step) -> Result<Layer<'_>> {
+        let node = &self.model.program.nodes[step.node];
+        let weight = layer_weight(&node.op).ok_or_else(|| missing("a layer"))?;
+        let w = self.weights.packed(node.inputs.get(weight)).ok_or_else(|| missing("the weight of a layer"))?;
+        let bias = match node.inputs.get(weight + 1) {
+            Some(Operand::Weight(bias)) => self.weights.plain(*bias).map(|(bias, _)| bias),
+            _ => None,
+        };
+        Ok(Layer { w, bias, then: step.then })
+    }
+
+    /// A layer and those that are done along with it.
+    fn together(
+        &self,
+        task: &Task<'_>,
+        ahead: &mut HashMap<usize, Tensor>,
+        contract: impl FnOnce(&[Layer<'_>]) -> Result<Vec<Tensor>>,
+    ) -> Result<Tensor> {
+        let steps = || std::iter::once(task.step).chain(task.along.iter().copied());
+        let layers = steps().map(|step| self.layer(step)).collect::<Result<Vec<_>>>()?;
+        ahead.extend(steps().map(|step| step.yields).zip(contract(&layers)?));
+        ahead.remove(&task.step.yields).ok_or_else(|| missing("a layer"))
     }
 
     /// A contraction with the bias and the function that follow it, which is fused unless each request brings its own

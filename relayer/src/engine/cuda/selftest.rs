@@ -4,7 +4,7 @@
 
 use super::driver::DeviceError;
 use super::memory::{Device, Tensor};
-use super::ops::Result;
+use super::ops::{Layer, Norm, Quantised, Result};
 use super::weights::Packed;
 use crate::engine::kernels::rows::Reduction;
 use crate::engine::ops::Extent;
@@ -187,7 +187,7 @@ fn contractions(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result
         let packed = Packed::load(device, &weight((1, x.len()), dtype, bytes)?)?;
         for rows in COMPANY {
             let company = device.float_bits((rows, x.len()), &x.repeat(rows))?;
-            let out = device.linear(&company, &packed, None, None)?;
+            let out = device.linear(&company, Layer::of(&packed))?;
             test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(rows));
         }
     }
@@ -212,7 +212,7 @@ fn quantised(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()
             let found: Vec<u32> = q.words()?;
             let expected: Vec<u32> = bytes(case, "xValues")?.into_iter().map(u32::from).collect();
             test.compare(name(case), &found, &expected.repeat(rows));
-            let out = device.quantised_linear((&q, &magnitudes), &packed, None, None)?;
+            let out = device.quantised_linear(Quantised { q: &q, magnitudes: &magnitudes }, Layer::of(&packed))?;
             test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(rows));
         }
     }
@@ -245,8 +245,16 @@ fn rows(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()> {
         let (w, b) = (row_of(device, &words(case, "weight")?)?, row_of(device, &words(case, "bias")?)?);
         let epsilon = f32::from_bits(words(case, "epsilon")?.first().copied().unwrap_or(0));
         test.compare(name(case), &device.softmax(&x)?.words()?, &words(case, "softmax")?);
-        test.compare(name(case), &device.norm(&x, &w, None, epsilon)?.words()?, &words(case, "rmsNorm")?);
-        test.compare(name(case), &device.norm(&x, &w, Some(&b), epsilon)?.words()?, &words(case, "layerNorm")?);
+        test.compare(
+            name(case),
+            &device.norm(&x, Norm { weight: &w, bias: None, epsilon })?.words()?,
+            &words(case, "rmsNorm")?,
+        );
+        test.compare(
+            name(case),
+            &device.norm(&x, Norm { weight: &w, bias: Some(&b), epsilon })?.words()?,
+            &words(case, "layerNorm")?,
+        );
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ const PANEL: usize = 32;
 
 /// A weight in panels (kernels/weights.cuh).
 #[derive(Clone)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     pub(super) dtype: WeightType,
     /// Outputs.
     pub(super) rows: usize,

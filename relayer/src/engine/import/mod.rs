@@ -40,6 +40,7 @@ pub use outline::{Outline, Part};
 pub use quantise::{Precision, quantise};
 pub use reference::CandleModel;
 pub use report::{Progress, Report, Stage, import, verify};
+pub use text::encode;
 
 use candor_sdk::program::{InputKind, Model, ModelError, Symbols};
 use std::path::{Path, PathBuf};

@@ -16,8 +16,8 @@ pub(super) fn text() -> String {
     CHAPTER.split_whitespace().collect::<Vec<&str>>().join(" ")
 }
 
-/// The tokens of a text, or `None` if it has a byte that is no token.
-pub(super) fn encode(vocabulary: &[Vec<u8>], text: &str) -> Option<Vec<u32>> {
+/// The tokens of a text in a vocabulary of pairs that were merged, or `None` if it has a byte that is no token.
+pub fn encode(vocabulary: &[Vec<u8>], text: &str) -> Option<Vec<u32>> {
     let mut ids: HashMap<&[u8], u32> = HashMap::with_capacity(vocabulary.len());
     for (id, entry) in (0u32..).zip(vocabulary) {
         if !entry.is_empty() {

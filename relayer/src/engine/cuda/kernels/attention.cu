@@ -32,7 +32,7 @@ struct Heads {
 
 DEVICE u32 blocks_of(u32 positions) { return (positions + BLOCK - 1) / BLOCK; }
 
-// grid: blocks of positions x shared heads x tiles. `extents[row]` positions are seen by a row. With `fill` what a row does
+// grid: shared heads x blocks of positions x tiles. `extents[row]` positions are seen by a row. With `fill` what a row does
 // not see is +0, up to `stride`.
 KERNEL(attention_scores, 128, float *scores, float *maxima, const float *queries, const Tile *tiles, const u32 *extents,
        u32 heads, u32 group, u32 width, u32 stride, u32 base, float scale, u32 fill) {
@@ -41,7 +41,7 @@ KERNEL(attention_scores, 128, float *scores, float *maxima, const float *queries
     SHARED float tops[QUERIES][BLOCK / WARP];
     Heads shape = {heads, group, base};
     Tile tile = tiles[blockIdx.z];
-    u32 kv = blockIdx.y, thread = threadIdx.x, first = blockIdx.x * BLOCK, position = first + thread;
+    u32 kv = blockIdx.x, thread = threadIdx.x, first = blockIdx.y * BLOCK, position = first + thread;
     u32 last = extents[tile.first_row + tile.rows - 1], count = tile.rows * group;
     if (first >= last && !fill) return;
 
@@ -95,7 +95,7 @@ KERNEL(attention_scores, 128, float *scores, float *maxima, const float *queries
         if (maxima && thread < QUERIES && start + thread < count) {
             float top = tops[thread][0];
             for (u32 warp = 1; warp < BLOCK / WARP; warp++) top = maximum(top, tops[thread][warp]);
-            maxima[(u64)shape.line(tile, kv, start + thread) * blocks_of(stride) + blockIdx.x] = top;
+            maxima[(u64)shape.line(tile, kv, start + thread) * blocks_of(stride) + blockIdx.y] = top;
         }
     }
 }
@@ -107,7 +107,7 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
     SHARED float tops[QUERIES];
     Heads shape = {heads, group, base};
     Tile tile = tiles[blockIdx.z];
-    u32 kv = blockIdx.y, thread = threadIdx.x, first = blockIdx.x * BLOCK, position = first + thread;
+    u32 kv = blockIdx.x, thread = threadIdx.x, first = blockIdx.y * BLOCK, position = first + thread;
     u32 count = tile.rows * group;
     if (first >= extents[tile.first_row + tile.rows - 1]) return;
 
@@ -169,7 +169,7 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
             for (u32 i = 0; i < QUERIES; i++) {
                 if (seen[i] > 0) {
                     u64 line = shape.line(tile, kv, start + i);
-                    mixes[(line * blocks_of(stride) + blockIdx.x) * width + column] = p[i];
+                    mixes[(line * blocks_of(stride) + blockIdx.y) * width + column] = p[i];
                 }
             }
         }
@@ -197,7 +197,7 @@ KERNEL(attention_quotients, 128, float *out, const float *mixes, const float *sc
 // thread to each element.
 KERNEL(attention_mix_plain, 128, float *out, const float *weights, const float *values, u64 count, u32 rows, u32 heads,
        u32 group, u32 width, u32 positions, u32 causal, u64 weights_request, u64 values_request) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
+    for (u64 i = first_index(); i < count; i += index_step()) {
         u32 column = (u32)(i % width), head = (u32)(i / width % heads), line = (u32)(i / width / heads);
         u32 request = line / rows, row = line % rows;
         u32 length = causal && row + 1 < positions ? row + 1 : positions;
@@ -214,11 +214,20 @@ KERNEL(attention_mix_plain, 128, float *out, const float *weights, const float *
     }
 }
 
-// Appends new rows to the caches of their requests: row `r` becomes position `positions[r]` of `caches[r]`.
-KERNEL(append_rows, 256, float *const *caches, const u32 *positions, const float *x, u64 count, u32 width) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
+// Appends new rows to the caches of their requests: row `r` of keys and of values becomes position `positions[r]` of
+// `key_caches[r]` and `value_caches[r]`.
+KERNEL(append_rows, 256, float *const *key_caches, float *const *value_caches, const u32 *positions, const float *keys,
+       const float *values, u64 count, u32 key_width, u32 value_width) {
+    u32 width = key_width + value_width;
+    for (u64 i = first_index(); i < count; i += index_step()) {
         u32 row = (u32)(i / width), column = (u32)(i - (u64)row * width);
-        caches[row][(u64)positions[row] * width + column] = x[i];
+        u64 position = positions[row];
+        if (column < key_width) {
+            key_caches[row][position * key_width + column] = keys[(u64)row * key_width + column];
+        } else {
+            column -= key_width;
+            value_caches[row][position * value_width + column] = values[(u64)row * value_width + column];
+        }
     }
 }
 

@@ -23,9 +23,6 @@ DEVICE Place place(u64 i, u32 rows, u32 cols) {
     return {line / rows, line % rows, (u32)(i - (u64)line * cols)};
 }
 
-DEVICE u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
-DEVICE u64 index_step() { return (u64)gridDim.x * blockDim.x; }
-
 KERNEL(unary_all, 256, float *out, const float *x, u64 count, u32 function) {
     for (u64 i = first_index(); i < count; i += index_step()) out[i] = unary(function, x[i]);
 }
@@ -75,23 +72,31 @@ KERNEL(convert_all, 256, float *out, const void *x, u64 count, u32 kind) {
     }
 }
 
-// Rotary embedding (P-32). `positions[row]` is the position of a row, or its row within the request without it. A table
-// has `table_request` elements for each request, none if all share it.
-KERNEL(rope_all, 256, float *out, const float *x, const float *cosines, const float *sines, const u32 *positions, u64 count,
-       u32 rows, u32 cols, u32 head, u32 rotary, u32 cosine_request, u32 sine_request) {
-    u32 half = rotary / 2;
+// Rotary embedding (P-32) of one or two tensors of equal rows, `y` with `y_cols` columns, none if there is no second.
+// `positions[row]` is the position of a row, or its row within the request without it. A table has `table_request` elements
+// for each request, none if all share it.
+KERNEL(rope_all, 256, float *x_out, const float *x, u32 x_cols, float *y_out, const float *y, u32 y_cols, const float *cosines,
+       const float *sines, const u32 *positions, u64 count, u32 rows, u32 head, u32 rotary, u32 cosine_request,
+       u32 sine_request) {
+    u32 half = rotary / 2, width = x_cols + y_cols;
     for (u64 i = first_index(); i < count; i += index_step()) {
-        u32 line = (u32)(i / cols), column = (u32)(i - (u64)line * cols), d = column % head;
+        u32 line = (u32)(i / width), column = (u32)(i - (u64)line * width);
+        bool second = column >= x_cols;
+        if (second) column -= x_cols;
+        u32 d = column % head;
+        u64 at = (u64)line * (second ? y_cols : x_cols) + column;
+        const float *from = (second ? y : x) + at;
+        float *to = (second ? y_out : x_out) + at;
         if (d >= rotary) {
-            out[i] = x[i];
+            *to = *from;
             continue;
         }
         u32 position = positions ? positions[line] : line % rows, request = line / rows;
         u32 angle = d < half ? d : d - half;
         float cosine = cosines[(u64)request * cosine_request + (u64)position * half + angle];
         float sine = sines[(u64)request * sine_request + (u64)position * half + angle];
-        float turned = mul(x[i], cosine);
-        out[i] = canonical(d < half ? sub(turned, mul(x[i + half], sine)) : add(turned, mul(x[i - half], sine)));
+        float turned = mul(*from, cosine);
+        *to = canonical(d < half ? sub(turned, mul(from[half], sine)) : add(turned, mul(*(from - half), sine)));
     }
 }
 

@@ -2,10 +2,7 @@
 // bits; only widened floats are made canonical.
 #include "weights.cuh"
 
-DEVICE u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
-DEVICE u64 index_step() { return (u64)gridDim.x * blockDim.x; }
-
-// A view for given symbols (P-31), as `View` of cuda/shapes.rs writes it.
+// A view for given symbols (P-31), as `view_map` of cuda/run.rs writes it.
 struct ViewMap {
     i64 row_digits, col_digits, axes;
     i64 radices[8];
@@ -62,12 +59,20 @@ KERNEL(view_bytes, 256, u8 *out, const u8 *x, const ViewMap *map, u64 count, u32
 
 // A view that moves elements alike within each of `count / size` positions: element `i` of a position is element
 // `table[i]` of the same position's `x_size` elements, or the fill.
-KERNEL(move_words, 256, u32 *out, const u32 *x, const u32 *table, u64 count, u32 size, u32 x_size, u32 fill) {
+template <class T> DEVICE void move(T *out, const T *x, const u32 *table, u64 count, u32 size, u32 x_size, u32 fill) {
     for (u64 i = first_index(); i < count; i += index_step()) {
         u64 position = i / size;
         u32 from = table[i - position * size];
-        out[i] = from == 0xffffffffu ? fill : x[position * x_size + from];
+        out[i] = from == 0xffffffffu ? (T)fill : x[position * x_size + from];
     }
+}
+
+KERNEL(move_words, 256, u32 *out, const u32 *x, const u32 *table, u64 count, u32 size, u32 x_size, u32 fill) {
+    move(out, x, table, count, size, x_size, fill);
+}
+
+KERNEL(move_bytes, 256, u8 *out, const u8 *x, const u32 *table, u64 count, u32 size, u32 x_size, u32 fill) {
+    move(out, x, table, count, size, x_size, fill);
 }
 
 // One operand of a concatenation: `height x width` bytes of each request to row `top`, byte `left` of the result.

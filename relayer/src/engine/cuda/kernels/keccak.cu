@@ -30,23 +30,24 @@ DEVICE_CALL void permute(u64 (&s)[25]) {
     }
 }
 
-// Keccak-256 of `length` bytes; `byte(i)` is byte i.
-template <class Byte> DEVICE void keccak256(u64 *digest, const Byte &byte, u32 length) {
+// Keccak-256 of the byte `domain` and `length` bytes after it. `word(i)` is eight of those bytes from `8 i` on, the first in
+// the low bits; those beyond the end are zero.
+template <class Word> DEVICE void keccak256(u64 *digest, u8 domain, const Word &word, u32 length) {
     u64 state[25];
 #pragma unroll
     for (u32 i = 0; i < 25; i++) state[i] = 0;
-    u32 blocks = length / RATE + 1;
+    u32 end = length + 1, blocks = end / RATE + 1; // where the padding begins
+    u64 carry = domain;                            // one byte of the message lies before each word
     for (u32 block = 0; block < blocks; block++) {
 #pragma unroll
         for (u32 lane = 0; lane < RATE / 8; lane++) {
-            u64 word = 0;
-            for (u32 i = 0; i < 8; i++) {
-                u32 at = block * RATE + lane * 8 + i;
-                u64 value = at < length ? byte(at) : at == length ? 1 : 0;
-                word |= value << (8 * i);
-            }
-            if (block + 1 == blocks && lane == RATE / 8 - 1) word |= 0x8000000000000000ull;
-            state[lane] ^= word;
+            u32 at = block * (RATE / 8) + lane;
+            u64 next = word(at);
+            u64 absorbed = carry | next << 8;
+            carry = next >> 56;
+            if (at == end / 8) absorbed |= 1ull << (end % 8 * 8);
+            if (block + 1 == blocks && lane == RATE / 8 - 1) absorbed |= 0x8000000000000000ull;
+            state[lane] ^= absorbed;
         }
         permute(state);
     }
@@ -54,22 +55,42 @@ template <class Byte> DEVICE void keccak256(u64 *digest, const Byte &byte, u32 l
     for (u32 i = 0; i < 4; i++) digest[i] = state[i];
 }
 
-// P-47, P-53: leaf `i` of rows of `row_bytes` bytes, `leaf_bytes` to a leaf, after the domain byte of a trace leaf.
+// P-47, P-53: leaf `i` of rows of `row_bytes` bytes, `leaf_bytes` to a leaf, after the domain byte of a trace leaf. Elements
+// of four bytes are read as such.
 KERNEL(hash_leaves, 128, u64 *digests, const u8 *data, u64 leaves, u32 per_row, u64 row_bytes, u32 leaf_bytes) {
-    for (u64 leaf = (u64)blockIdx.x * blockDim.x + threadIdx.x; leaf < leaves; leaf += (u64)gridDim.x * blockDim.x) {
+    bool whole = row_bytes % 4 == 0 && leaf_bytes % 4 == 0 && (u64)data % 4 == 0;
+    for (u64 leaf = first_index(); leaf < leaves; leaf += index_step()) {
         u64 start = leaf % per_row * leaf_bytes, left = row_bytes - start;
         const u8 *bytes = data + leaf / per_row * row_bytes + start;
         u32 length = left < leaf_bytes ? (u32)left : leaf_bytes;
-        keccak256(digests + 4 * leaf, [bytes](u32 i) { return i == 0 ? (u8)0x02 : bytes[i - 1]; }, length + 1);
+        if (whole) {
+            const u32 *words = (const u32 *)bytes;
+            u32 count = length / 4;
+            auto word = [words, count](u32 i) {
+                u64 low = 2 * i < count ? words[2 * i] : 0, high = 2 * i + 1 < count ? words[2 * i + 1] : 0;
+                return low | high << 32;
+            };
+            keccak256(digests + 4 * leaf, 0x02, word, length);
+        } else {
+            auto word = [bytes, length](u32 i) {
+                u64 all = 0;
+                for (u32 byte = 0; byte < 8; byte++) {
+                    u64 value = 8 * i + byte < length ? bytes[8 * i + byte] : 0;
+                    all |= value << (8 * byte);
+                }
+                return all;
+            };
+            keccak256(digests + 4 * leaf, 0x02, word, length);
+        }
     }
 }
 
 // P-45: parent `i` of two of `children`; the last of an odd level is paired with zeros.
 KERNEL(hash_pairs, 128, u64 *parents, const u64 *digests, u64 children) {
     u64 count = (children + 1) / 2;
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
-        const u8 *pair = (const u8 *)(digests + 8 * i);
-        u32 known = 2 * i + 1 < children ? 64 : 32;
-        keccak256(parents + 4 * i, [pair, known](u32 at) { return at == 0 || at > known ? (u8)0 : pair[at - 1]; }, 65);
+    for (u64 i = first_index(); i < count; i += index_step()) {
+        const u64 *pair = digests + 8 * i;
+        u32 known = 2 * i + 1 < children ? 8 : 4;
+        keccak256(parents + 4 * i, 0x00, [pair, known](u32 at) { return at < known ? pair[at] : 0; }, 64);
     }
 }

@@ -2,27 +2,32 @@
 //
 // A block of 128 products is a chain of `fma` in ascending order, owned by one thread from end to end; the partials of an
 // output are added in ascending order by one thread. Which warp computes which block, and when, has no part in the result.
-#include "weights.cuh"
+#include "panels.cuh"
 
 namespace arithmetic {
 
-// Few rows: memory-bound. A warp takes a panel of 32 outputs and a block of 128 columns at a time, its lanes the outputs;
-// grid: panels x splits of the blocks x groups of M rows. Partials go to `partials` [z][block][M][panels * 32]; the block
-// of threads that finishes a panel last adds them. `counters` [z][panel] are zero before and after.
+// Few rows: memory-bound (panels.cuh). Weights are asked for a batch ahead: before the activations are staged, then while
+// the batch before is multiplied.
 template <u32 TYPE, u32 M>
-DEVICE void linear_few(float *out, const float *x, const u8 *w, const float *bias, float *partials, u32 *counters, u32 m,
-                       u32 n, u32 k, u32 then) {
-    constexpr u32 EACH = Element<TYPE>::PER_STEP, AHEAD = 8, WARPS = 8;
+DEVICE void linear_few(const Layer &layer, u32 panel, const float *x, float *partials, u32 m, u32 k) {
+    constexpr u32 EACH = Element<TYPE>::PER_STEP, AHEAD = 8;
     SHARED ALIGNED(16) float activations[WARPS][M][BLOCK];
-    SHARED u32 finished;
-    u32 lane = lane_index(), warp = warp_index(), panel = blockIdx.x, panels = gridDim.x;
+    u32 lane = lane_index(), warp = warp_index();
     u32 first_row = blockIdx.z * M, rows = m - first_row < M ? m - first_row : M;
     u32 steps = (k + EACH - 1) / EACH, blocks = (k + BLOCK - 1) / BLOCK;
-    float *mine = partials + ((u64)blockIdx.z * blocks * M * panels + panel) * PANEL + lane;
+    float *mine = own_partials<M>(partials, blocks);
     float(*xs)[BLOCK] = activations[warp];
 
     for (u32 block = blockIdx.y * WARPS + warp; block < blocks; block += gridDim.y * WARPS) {
         u32 start = block * BLOCK, length = k - start < BLOCK ? k - start : BLOCK;
+        const u8 *weights = layer.w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
+        u32 whole = length / EACH, done = 0;
+        Quad ahead[AHEAD];
+        auto fetch = [&](u32 step) {
+#pragma unroll
+            for (u32 i = 0; i < AHEAD; i++) ahead[i] = stream16(weights + (u64)(step + i) * PANEL * 16);
+        };
+        if (AHEAD <= whole) fetch(0);
         __syncwarp(); // the activations of the block before have been read
         for (u32 row = 0; row < M; row++) {
             for (u32 i = lane; i < BLOCK; i += WARP) {
@@ -34,17 +39,16 @@ DEVICE void linear_few(float *out, const float *x, const u8 *w, const float *bia
         float p[M];
 #pragma unroll
         for (u32 row = 0; row < M; row++) p[row] = 0.0f;
-        const u8 *weights = w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
-        u32 whole = length / EACH, done = 0;
         for (; done + AHEAD <= whole; done += AHEAD) {
-            Quad ahead[AHEAD];
+            Quad now[AHEAD];
 #pragma unroll
-            for (u32 i = 0; i < AHEAD; i++) ahead[i] = stream16(weights + (u64)(done + i) * PANEL * 16);
+            for (u32 i = 0; i < AHEAD; i++) now[i] = ahead[i];
+            if (done + 2 * AHEAD <= whole) fetch(done + AHEAD);
 #pragma unroll
             for (u32 i = 0; i < AHEAD; i++) {
 #pragma unroll
                 for (u32 e = 0; e < EACH; e++) {
-                    float weight = Element<TYPE>::of(ahead[i], e);
+                    float weight = Element<TYPE>::of(now[i], e);
 #pragma unroll
                     for (u32 row = 0; row < M; row++) p[row] = fma(xs[row][(done + i) * EACH + e], weight, p[row]);
                 }
@@ -57,31 +61,17 @@ DEVICE void linear_few(float *out, const float *x, const u8 *w, const float *bia
             for (u32 row = 0; row < M; row++) p[row] = fma(xs[row][column], weight, p[row]);
         }
 #pragma unroll
-        for (u32 row = 0; row < M; row++) mine[((u64)block * M + row) * panels * PANEL] = p[row];
+        for (u32 row = 0; row < M; row++) mine[partial_at<M>(block, row)] = p[row];
     }
-
-    __threadfence();
-    __syncthreads();
-    u32 *counter = counters + blockIdx.z * panels + panel;
-    if (threadIdx.x == 0) finished = atomicAdd(counter, 1u);
-    __syncthreads();
-    if (finished != gridDim.y - 1) return;
-    __threadfence();
-    if (threadIdx.x == 0) *counter = 0;
-    for (u32 row = warp; row < rows; row += WARPS) {
-        float sum = 0.0f;
-        for (u32 block = 0; block < blocks; block++) {
-            sum = add(sum, load_shared_result(mine + ((u64)block * M + row) * panels * PANEL));
-        }
-        u32 column = panel * PANEL + lane;
-        if (column < n) out[(u64)(first_row + row) * n + column] = finish(sum, bias, column, then);
-    }
+    if (last_of_panel(layer, panel)) add_partials<M>(layer, panel, mine, first_row, rows, blocks);
 }
 
 #define LINEAR_FEW(name, type, rows)                                                                                      \
-    KERNEL(name, 256, float *out, const float *x, const u8 *w, const float *bias, float *partials, u32 *counters, u32 m,  \
-           u32 n, u32 k, u32 then) {                                                                                      \
-        linear_few<type, rows>(out, x, w, bias, partials, counters, m, n, k, then);                                       \
+    KERNEL(name, 256, const float *x, float *partials, u32 m, u32 k, LAYER_PARAMETERS(0), LAYER_PARAMETERS(1),            \
+           LAYER_PARAMETERS(2)) {                                                                                         \
+        u32 panel;                                                                                                        \
+        Layer layer = own_layer(LAYER(0), LAYER(1), LAYER(2), panel);                                                     \
+        linear_few<type, rows>(layer, panel, x, partials, m, k);                                                          \
     }
 
 LINEAR_FEW(linear_f32_1, F32, 1)

@@ -4,7 +4,7 @@
 // A thread to each sixteen bytes of panels. `raw` holds rows `first .. first + rows`, `first` a multiple of 32.
 KERNEL(pack_floats, 256, Quad *out, const u8 *raw, u64 quads, u32 first, u32 rows, u32 cols, u32 type) {
     u32 each = per_step(type), size = 16 / each, steps = (cols + each - 1) / each;
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < quads; i += (u64)gridDim.x * blockDim.x) {
+    for (u64 i = first_index(); i < quads; i += index_step()) {
         u32 row = (u32)(i / PANEL / steps) * PANEL + (u32)(i % PANEL), column = (u32)(i / PANEL % steps) * each;
         Quad quad = {{0, 0, 0, 0}};
         for (u32 e = 0; e < each; e++) {
@@ -29,7 +29,7 @@ DEVICE u32 word_at(const u8 *bytes, u32 size) {
 // The same for quantised weights: bytes to panels, scales beside them, widened.
 KERNEL(pack_quantised, 256, Quad *out, float *scales, const u8 *raw, u64 quads, u32 first, u32 rows, u32 cols, u32 type) {
     u32 group = group_of(type), scale_size = type == Q8_0 ? 2 : 4, steps = (cols + 15) / 16, groups = (cols + group - 1) / group;
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < quads; i += (u64)gridDim.x * blockDim.x) {
+    for (u64 i = first_index(); i < quads; i += index_step()) {
         u32 row = (u32)(i / PANEL / steps) * PANEL + (u32)(i % PANEL), column = (u32)(i / PANEL % steps) * 16;
         u32 block = column / group;
         const u8 *stored = raw + row * row_bytes(type, cols) + (u64)block * (group + scale_size);
@@ -49,7 +49,7 @@ KERNEL(pack_quantised, 256, Quad *out, float *scales, const u8 *raw, u64 quads, 
 
 // Any element of a weight as an f32, row after row: for weights that other operations read.
 KERNEL(widen_floats, 256, float *out, const u8 *raw, u64 count, u32 type) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
+    for (u64 i = first_index(); i < count; i += index_step()) {
         float x = type == F32   ? ((const float *)raw)[i]
                   : type == F16 ? arithmetic::widen_f16(((const u16 *)raw)[i])
                                 : arithmetic::widen_bf16(((const u16 *)raw)[i]);
@@ -59,7 +59,7 @@ KERNEL(widen_floats, 256, float *out, const u8 *raw, u64 count, u32 type) {
 
 KERNEL(widen_quantised, 256, float *out, const u8 *raw, u64 count, u32 cols, u32 type) {
     u32 group = group_of(type), scale_size = type == Q8_0 ? 2 : 4;
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
+    for (u64 i = first_index(); i < count; i += index_step()) {
         u32 row = (u32)(i / cols), column = (u32)(i - (u64)row * cols);
         const u8 *stored = raw + row * row_bytes(type, cols) + (u64)(column / group) * (group + scale_size);
         u32 word = word_at(stored, scale_size);

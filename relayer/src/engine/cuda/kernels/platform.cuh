@@ -80,3 +80,7 @@ DEVICE void mma_i8(i32 d[4], const u32 a[4], const u32 b[2]) {
 
 DEVICE u32 lane_index() { return threadIdx.x % WARP; }
 DEVICE u32 warp_index() { return threadIdx.x / WARP; }
+
+// Elements of any number, shared out among all threads of a launch.
+DEVICE u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
+DEVICE u64 index_step() { return (u64)gridDim.x * blockDim.x; }

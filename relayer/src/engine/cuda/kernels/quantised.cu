@@ -1,11 +1,8 @@
 // Quantised contractions (Q1 to Q6). The integer sum of a group is exact, so any instruction may compute it in any order;
 // what follows it is three operations on f32 in the order of Q6, and the partials of 128 are added in ascending order.
-#include "weights.cuh"
+#include "panels.cuh"
 
 namespace arithmetic {
-
-DEVICE u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
-DEVICE u64 index_step() { return (u64)gridDim.x * blockDim.x; }
 
 // Largest magnitude of a group, by a warp; every lane gets it. The order of maxima does not matter (R3).
 DEVICE float group_magnitude(const float *x, u32 length) {
@@ -47,25 +44,23 @@ KERNEL(quantise_all, 256, i8 *q, const float *x, const float *magnitudes, u64 co
     }
 }
 
-// Few rows: memory-bound. As `linear_few` of linear.cu, with sixteen columns to a step.
+// Few rows: memory-bound (panels.cuh). All weights of a block are asked for before its activations are staged.
 template <u32 TYPE, u32 M>
-DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, const u8 *w, const float *scales,
-                          const float *bias, float *partials, u32 *counters, u32 m, u32 n, u32 k, u32 then) {
-    constexpr u32 EACH = 16, WARPS = 8, GROUP = TYPE == Q8_0 ? 32 : 128, GROUPS = BLOCK / GROUP, STEPS = BLOCK / EACH;
+DEVICE void quantised_few(const Layer &layer, u32 panel, const i8 *q, const float *magnitudes, float *partials, u32 m, u32 k) {
+    constexpr u32 EACH = 16, GROUP = TYPE == Q8_0 ? 32 : 128, GROUPS = BLOCK / GROUP, STEPS = BLOCK / EACH;
     SHARED ALIGNED(16) u32 activations[WARPS][M][BLOCK / 4];
     SHARED float own_scales[WARPS][M][GROUPS];
-    SHARED u32 finished;
-    u32 lane = lane_index(), warp = warp_index(), panel = blockIdx.x, panels = gridDim.x;
+    u32 lane = lane_index(), warp = warp_index();
     u32 first_row = blockIdx.z * M, rows = m - first_row < M ? m - first_row : M;
     u32 steps = (k + EACH - 1) / EACH, blocks = (k + BLOCK - 1) / BLOCK, groups = (k + GROUP - 1) / GROUP;
-    float *mine = partials + ((u64)blockIdx.z * blocks * M * panels + panel) * PANEL + lane;
+    float *mine = own_partials<M>(partials, blocks);
     u32(*xs)[BLOCK / 4] = activations[warp];
     float(*ss)[GROUPS] = own_scales[warp];
 
     for (u32 block = blockIdx.y * WARPS + warp; block < blocks; block += gridDim.y * WARPS) {
         u32 start = block * BLOCK, length = k - start < BLOCK ? k - start : BLOCK;
         u32 some = (length + EACH - 1) / EACH, block_groups = (length + GROUP - 1) / GROUP;
-        const u8 *weights = w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
+        const u8 *weights = layer.w + (((u64)panel * steps + start / EACH) * PANEL + lane) * 16;
         Quad ahead[STEPS];
 #pragma unroll
         for (u32 i = 0; i < STEPS; i++) {
@@ -77,9 +72,13 @@ DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, cons
             const i8 *source = q + (u64)(first_row + row) * k + start;
             // Bytes beyond the row are zero: a product of integers that adds nothing.
             u32 word = 0;
-            for (u32 byte = 0; byte < 4; byte++) {
-                u32 i = lane * 4 + byte;
-                if (row < rows && i < length) word |= (u32)(u8)source[i] << (8 * byte);
+            if (k % 4 == 0) {
+                if (row < rows && lane * 4 < length) word = ((const u32 *)source)[lane];
+            } else {
+                for (u32 byte = 0; byte < 4; byte++) {
+                    u32 i = lane * 4 + byte;
+                    if (row < rows && i < length) word |= (u32)(u8)source[i] << (8 * byte);
+                }
             }
             xs[row][lane] = word;
             if (lane < GROUPS) {
@@ -95,7 +94,7 @@ DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, cons
 #pragma unroll
         for (u32 g = 0; g < GROUPS; g++) {
             if (g < block_groups) {
-                float scale = scales[((u64)panel * groups + start / GROUP + g) * PANEL + lane];
+                float scale = layer.scales[((u64)panel * groups + start / GROUP + g) * PANEL + lane];
 #pragma unroll
                 for (u32 row = 0; row < M; row++) {
                     i32 sum = 0;
@@ -110,31 +109,18 @@ DEVICE void quantised_few(float *out, const i8 *q, const float *magnitudes, cons
             }
         }
 #pragma unroll
-        for (u32 row = 0; row < M; row++) mine[((u64)block * M + row) * panels * PANEL] = p[row];
+        for (u32 row = 0; row < M; row++) mine[partial_at<M>(block, row)] = p[row];
     }
 
-    __threadfence();
-    __syncthreads();
-    u32 *counter = counters + blockIdx.z * panels + panel;
-    if (threadIdx.x == 0) finished = atomicAdd(counter, 1u);
-    __syncthreads();
-    if (finished != gridDim.y - 1) return;
-    __threadfence();
-    if (threadIdx.x == 0) *counter = 0;
-    for (u32 row = warp; row < rows; row += WARPS) {
-        float sum = 0.0f;
-        for (u32 block = 0; block < blocks; block++) {
-            sum = add(sum, load_shared_result(mine + ((u64)block * M + row) * panels * PANEL));
-        }
-        u32 column = panel * PANEL + lane;
-        if (column < n) out[(u64)(first_row + row) * n + column] = finish(sum, bias, column, then);
-    }
+    if (last_of_panel(layer, panel)) add_partials<M>(layer, panel, mine, first_row, rows, blocks);
 }
 
 #define QUANTISED_FEW(name, type, rows)                                                                                   \
-    KERNEL(name, 256, float *out, const i8 *q, const float *magnitudes, const u8 *w, const float *scales,                 \
-           const float *bias, float *partials, u32 *counters, u32 m, u32 n, u32 k, u32 then) {                            \
-        quantised_few<type, rows>(out, q, magnitudes, w, scales, bias, partials, counters, m, n, k, then);                \
+    KERNEL(name, 256, const i8 *q, const float *magnitudes, float *partials, u32 m, u32 k, LAYER_PARAMETERS(0),           \
+           LAYER_PARAMETERS(1), LAYER_PARAMETERS(2)) {                                                                    \
+        u32 panel;                                                                                                        \
+        Layer layer = own_layer(LAYER(0), LAYER(1), LAYER(2), panel);                                                     \
+        quantised_few<type, rows>(layer, panel, q, magnitudes, partials, m, k);                                           \
     }
 
 QUANTISED_FEW(quantised_q8_0_1, Q8_0, 1)
@@ -220,6 +206,17 @@ DEVICE void quantised_many(float *out, const i8 *q, const float *magnitudes, con
         if (block + 1 < blocks) fetch(block + 1);
 
         u32 block_groups = groups - block * GROUPS < GROUPS ? groups - block * GROUPS : GROUPS;
+        // What all four tiles of 16 rows read of the weights is read once: shared memory is what limits this loop.
+        u32 b[STEPS / 2][4][2];
+#pragma unroll
+        for (u32 pair = 0; pair < STEPS / 2; pair++) {
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) {
+                u32 column = warp_column + j * 8 + quad_row;
+                b[pair][j][0] = right[2 * pair][column].word[quad_column];
+                b[pair][j][1] = right[2 * pair + 1][column].word[quad_column];
+            }
+        }
 #pragma unroll
         for (u32 tile = 0; tile < 4; tile++) {
             u32 row = warp_row + tile * 16 + quad_row;
@@ -235,11 +232,7 @@ DEVICE void quantised_many(float *out, const i8 *q, const float *magnitudes, con
                 u32 a[4] = {left[2 * pair][row].word[quad_column], left[2 * pair][row + 8].word[quad_column],
                             left[2 * pair + 1][row].word[quad_column], left[2 * pair + 1][row + 8].word[quad_column]};
 #pragma unroll
-                for (u32 j = 0; j < 4; j++) {
-                    u32 column = warp_column + j * 8 + quad_row;
-                    u32 b[2] = {right[2 * pair][column].word[quad_column], right[2 * pair + 1][column].word[quad_column]};
-                    mma_i8(d[j], a, b);
-                }
+                for (u32 j = 0; j < 4; j++) mma_i8(d[j], a, b[pair][j]);
                 u32 group = pair * 32 / GROUP;
                 if ((pair + 1) * 32 % GROUP == 0 && group < block_groups) {
                     float above = left_scales[group][row], below = left_scales[group][row + 8];

@@ -71,26 +71,42 @@ DEVICE float inverse_deviation(float squares, u32 cols, float epsilon) {
     return rsqrt(add(div(squares, from_u32(cols)), epsilon));
 }
 
+// A row of what is normed: that of `x`, or with `y` the sum of both, which `sum` gets.
+struct Normed {
+    const float *x, *y;
+    float *sum;
+
+    MEMBER Normed(const float *x, const float *y, float *sum, u32 cols)
+        : x(x + (u64)blockIdx.x * cols), y(y ? y + (u64)blockIdx.x * cols : 0), sum(sum + (u64)blockIdx.x * cols) {}
+    MEMBER float at(u32 i) const { return y ? canonical(add(x[i], y[i])) : x[i]; }
+    MEMBER void keep(u32 i) const {
+        if (y) sum[i] = at(i);
+    }
+};
+
 // N3, one block to a row.
-KERNEL(rms_norm, 512, float *out, const float *x, const float *weight, u32 cols, float epsilon) {
+KERNEL(rms_norm, 512, float *out, float *sum, const float *x, const float *y, const float *weight, u32 cols, float epsilon) {
     SHARED float partials[1024];
-    const float *row = x + (u64)blockIdx.x * cols;
-    auto element = [row](u32 i) { return row[i]; };
+    Normed row(x, y, sum, cols);
+    auto element = [&row](u32 i) { return row.at(i); };
     float r = inverse_deviation(reduce_by_block<SUM_SQUARES>(element, cols, partials), cols, epsilon);
     for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        out[(u64)blockIdx.x * cols + i] = canonical(mul(mul(row[i], r), weight[i]));
+        out[(u64)blockIdx.x * cols + i] = canonical(mul(mul(row.at(i), r), weight[i]));
+        row.keep(i);
     }
 }
 
 // N4, one block to a row. The centred row is computed anew where it is needed: the same bits each time.
-KERNEL(layer_norm, 512, float *out, const float *x, const float *weight, const float *bias, u32 cols, float epsilon) {
+KERNEL(layer_norm, 512, float *out, float *sum, const float *x, const float *y, const float *weight, const float *bias,
+       u32 cols, float epsilon) {
     SHARED float partials[1024];
-    const float *row = x + (u64)blockIdx.x * cols;
-    float mean = div(reduce_by_block<SUM>([row](u32 i) { return row[i]; }, cols, partials), from_u32(cols));
-    auto centred = [row, mean](u32 i) { return sub(row[i], mean); };
+    Normed row(x, y, sum, cols);
+    float mean = div(reduce_by_block<SUM>([&row](u32 i) { return row.at(i); }, cols, partials), from_u32(cols));
+    auto centred = [&row, mean](u32 i) { return sub(row.at(i), mean); };
     float r = inverse_deviation(reduce_by_block<SUM_SQUARES>(centred, cols, partials), cols, epsilon);
     for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
         out[(u64)blockIdx.x * cols + i] = canonical(fma(mul(centred(i), r), weight[i], bias[i]));
+        row.keep(i);
     }
 }
 

@@ -4,9 +4,6 @@
 
 namespace arithmetic {
 
-DEVICE u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
-DEVICE u64 index_step() { return (u64)gridDim.x * blockDim.x; }
-
 // How a row is sampled: the parameters and seed of its request, and which generated token it is.
 struct Sampling {
     float temperature, min_p;

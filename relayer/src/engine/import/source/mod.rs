@@ -11,6 +11,7 @@ mod download;
 mod hub;
 mod web;
 
+use crate::http::{Policy, chain, shown};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -154,13 +155,7 @@ impl FromStr for Source {
         }
         if text.starts_with("https://") || text.starts_with("http://") {
             let url = reqwest::Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
-            let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-            if url.scheme() != "https" && !local {
-                return Err(wrong("only https: what comes by http may have been changed on the way"));
-            }
-            if !url.username().is_empty() || url.password().is_some() {
-                return Err(wrong("no names and passwords in addresses, please: they end up in logs"));
-            }
+            Policy::of_the_operator().check(&url).map_err(|refusal| wrong(&refusal.to_string()))?;
             return Ok(Self::Web(text.to_string()));
         }
         if text.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric())) {
@@ -209,42 +204,14 @@ fn is_plain(name: &str) -> bool {
     !name.is_empty() && name.len() <= 200 && !name.starts_with('.') && name.chars().all(allowed)
 }
 
-/// Redirects that are followed, at most. Credentials do not follow to another host, and nothing leaves https.
-const REDIRECTS: usize = 5;
-
-/// The client for all of it.
+/// The client for all of it. Whoever starts the import has named the place, so it may be anywhere.
 fn client() -> Result<reqwest::Client, SourceError> {
-    let policy = reqwest::redirect::Policy::custom(|attempt| {
-        let secure = attempt.previous().first().is_some_and(|first| first.scheme() == "https");
-        if attempt.previous().len() > REDIRECTS {
-            attempt.error(format!("more than {REDIRECTS} redirects"))
-        } else if secure && attempt.url().scheme() != "https" {
-            attempt.error("a redirect from https to http")
-        } else {
-            attempt.follow()
-        }
-    });
-    reqwest::Client::builder()
-        .user_agent(concat!("candor/", env!("CARGO_PKG_VERSION")))
-        .redirect(policy)
+    Policy::of_the_operator()
+        .client()
         .connect_timeout(std::time::Duration::from_secs(30))
         .read_timeout(std::time::Duration::from_secs(60))
         .build()
         .map_err(|error| SourceError::Network { place: "the HTTP client".to_string(), problem: error.to_string() })
-}
-
-/// An error with what caused it, for people; without addresses, which may carry signatures.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The part of a file that is here; never imported.

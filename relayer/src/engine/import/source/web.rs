@@ -2,7 +2,7 @@
 //! that has changed, and what is missing of a part only if it has not.
 
 use super::download::{Body, Content, Expected, Meter, hash_of, save};
-use super::{Fetch, Fetched, SourceError, chain, client, is_plain, part_of};
+use super::{Fetch, Fetched, SourceError, chain, client, is_plain, part_of, shown};
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -243,13 +243,4 @@ fn body(response: Response, url: &Url) -> Result<Body, SourceError> {
 
 fn content(url: &Url, problem: String) -> SourceError {
     SourceError::Content { place: shown(url), problem }
-}
-
-/// An address without what may be a secret in it.
-fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.query().is_some() {
-        url.set_query(Some("..."));
-    }
-    url.to_string()
 }
