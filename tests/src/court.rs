@@ -50,6 +50,8 @@ pub struct Running {
     pub name: String,
     /// What it reports.
     pub progress: broadcast::Receiver<Progress>,
+    /// What it thought of results so far.
+    seen: Vec<(RequestId, Verdict)>,
     stop: CancellationToken,
     failure: Arc<Mutex<Option<String>>>,
     task: JoinHandle<Result<(), RelayerError>>,
@@ -69,7 +71,7 @@ impl Running {
             *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
             outcome
         });
-        Ok(Self { name: name.to_owned(), progress, stop, failure, task })
+        Ok(Self { name: name.to_owned(), progress, seen: Vec::new(), stop, failure, task })
     }
 
     /// An error if it has ended.
@@ -91,11 +93,12 @@ impl Running {
     pub async fn verdict(&mut self, id: RequestId) -> Result<Verdict> {
         let deadline = Instant::now() + PATIENCE;
         loop {
+            if let Some((_, verdict)) = self.seen.iter().find(|(of, _)| *of == id) {
+                return Ok(verdict.clone());
+            }
             self.check()?;
             match tokio::time::timeout(Duration::from_secs(1), self.progress.recv()).await {
-                Ok(Ok(Progress::Dispute(DisputeProgress::Examined { id: of, verdict }))) if of == id => {
-                    return Ok(verdict);
-                }
+                Ok(Ok(Progress::Dispute(DisputeProgress::Examined { id, verdict }))) => self.seen.push((id, verdict)),
                 Ok(Err(broadcast::error::RecvError::Closed)) => bail!("the relayer {} is gone", self.name),
                 _ => ensure!(Instant::now() < deadline, "{} did not look at the result of {id}", self.name),
             }

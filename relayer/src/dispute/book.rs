@@ -147,9 +147,7 @@ impl Book {
         }
         if self.compared.elapsed() > self.settings.poll_interval * COMPARE_EVERY && self.next > self.first {
             self.compared = Instant::now();
-            if let Some(missing) = self.missing(rpc, self.next - 1).await? {
-                warn!(missing, "the endpoint did not show all events; reading all disputes again");
-                self.start_over();
+            if !self.is_complete(rpc).await? {
                 return Ok((head, false));
             }
         }
@@ -178,6 +176,17 @@ impl Book {
         (self.next, self.last_hash) = (last + 1, Some(tip.hash));
         self.range = (self.range * 2).min(self.settings.max_block_range.max(1));
         Ok((head, last == confirmed))
+    }
+
+    /// Whether the events that were read are all that there are up to there, as far as the contracts tell; if not, they are read again.
+    pub async fn is_complete(&mut self, rpc: &Rpc) -> Result<bool, ClientError> {
+        let Some(read) = self.next.checked_sub(1).filter(|read| *read >= self.first) else { return Ok(false) };
+        let missing = self.missing(rpc, read).await?;
+        if let Some(missing) = &missing {
+            warn!(missing, "the endpoint did not show all events; reading all disputes again");
+            self.start_over();
+        }
+        Ok(missing.is_none())
     }
 
     fn start_over(&mut self) {
@@ -215,7 +224,7 @@ impl Book {
         }
         for id in self.unanswered() {
             let status = told(rpc.view_at(oracle, IInferenceOracle::statusOfCall { id }, block).await)?;
-            if status.is_some_and(|answer| answer.status == RequestStatus::Fulfilled) {
+            if status.is_some_and(|at| matches!(at.status, RequestStatus::Fulfilled | RequestStatus::Disputed)) {
                 return Ok(Some(format!("the result of request {id}")));
             }
             self.asked_after = id;
@@ -225,7 +234,10 @@ impl Book {
 
     /// Requests without a result that can be disputed, as far as was read: the next few, by number.
     fn unanswered(&self) -> Vec<u64> {
-        let answered: HashSet<u64> = self.results.values().filter_map(|posted| Some(posted.readable()?.id.0)).collect();
+        let attempt = |id: &u64| self.requests.get(id).map(|(request, _)| *request);
+        let ids = self.results.values().filter_map(|posted| Some((posted.readable()?.id.0, posted.request)));
+        let answered: HashSet<u64> =
+            ids.filter(|(id, request)| attempt(id) == Some(*request)).map(|(id, _)| id).collect();
         let mut open: Vec<u64> = self.requests.keys().copied().filter(|id| !answered.contains(id)).collect();
         open.sort_unstable_by_key(|id| (*id <= self.asked_after, *id));
         open.truncate(COMPARE_AT_ONCE);

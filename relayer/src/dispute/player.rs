@@ -472,6 +472,10 @@ impl Table {
                 warn!(what = ready.what, of = ready.of, "too late");
                 continue;
             }
+            // INVARIANT: no bond is put up by events that are not all there: it may have been put up already.
+            if matches!(errand, Errand::Challenge(_)) && !self.book.is_complete(&self.shared.rpc).await? {
+                return Ok(true);
+            }
             let Ready { call, what, of, .. } = ready;
             // What is of use at any time has no deadline.
             let left = (until < u64::MAX).then(|| Instant::now() + Duration::from_secs(until - head.timestamp));
