@@ -33,8 +33,8 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
         let (asked, sent) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let counters = (asked.clone(), sent.clone());
         let serving = tokio::spawn(async move {
@@ -51,7 +51,7 @@ impl Server {
         let bytes = input();
         Wanted {
             hash: keccak256(&bytes),
-            size: u32::try_from(bytes.len()).unwrap(),
+            size: u32::try_from(bytes.len()).expect("not that long"),
             uri: format!("http://{}/{path}", self.address),
         }
     }
@@ -143,7 +143,7 @@ fn local() -> Fetcher {
 }
 
 fn fetcher(settings: FetchSettings) -> Fetcher {
-    Fetcher::new(&FetchSettings { timeout: Duration::from_millis(700), ..settings }).unwrap()
+    Fetcher::new(&FetchSettings { timeout: Duration::from_millis(700), ..settings }).expect("a fetcher")
 }
 
 #[tokio::test]

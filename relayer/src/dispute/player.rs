@@ -177,8 +177,9 @@ impl Rounds for Table {
         let (head, caught_up) = self.book.look(&self.shared.rpc).await?;
         if self.readings != self.book.readings() {
             self.readings = self.book.readings();
-            // The claim may be another now.
+            // The claim may be another now, and so may be what is due.
             self.own.retain(|(_, defence), _| *defence);
+            self.deadlines.clear();
         }
         if !caught_up {
             // Of a chain that was reorganised, perhaps.
