@@ -1,6 +1,6 @@
 //! Load and endurance: thousands of requests with an embedded model to one anvil, answered and settled by one relayer in this process.
 //!
-//!     cargo run --release --workspace --example soak -- [REQUESTS] [--together N] [--interval MILLIS] [--postgres]
+//!     cargo run --release -p candor-tests --example soak -- [REQUESTS] [--together N] [--interval MILLIS] [--postgres]
 //!
 //! Requests are asked in transactions of 50 or `N` (a contract deployed once and again: the constructor asks), as fast as anvil takes them or one
 //! transaction in so many milliseconds. Reported: throughput, time from a request's block to its result's, what of it is the relayer's own (not the model's

@@ -233,7 +233,9 @@ async fn survives_detour(world: World, place: &'static str) -> Result<()> {
             }
             trial.dead(&mut first).await?;
             let second = trial.start(false, &hasty)?;
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            if place != "cancel-mined" {
+                cancellation_known(&trial).await.with_context(|| second.log())?;
+            }
             provider.anvil_set_auto_mine(true).await?;
             provider.anvil_mine(Some(1), None).await?;
             asked.push(world.ask("digits", &image()).await?);
@@ -244,6 +246,21 @@ async fn survives_detour(world: World, place: &'static str) -> Result<()> {
     world.pass(WINDOW).await?;
     trial.settled(&asked, || second.log()).await?;
     second.kill().await
+}
+
+/// Waits until the node has a cancellation: before that the next block would take the transaction in whose place it is.
+async fn cancellation_known(trial: &Trial) -> Result<()> {
+    let store = trial.store().await?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        for sent in store.unresolved().await?.iter().filter(|sent| sent.purpose == Purpose::Cancel) {
+            if trial.world.client.provider().get_transaction_by_hash(sent.hash).await?.is_some() {
+                return Ok(());
+            }
+        }
+        ensure!(Instant::now() < deadline, "no cancellation arrives");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Another program uses the relayer's key and nonce.

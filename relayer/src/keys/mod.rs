@@ -27,6 +27,7 @@ use std::{
     io,
     io::IsTerminal,
     path::{Path, PathBuf},
+    pin::Pin,
 };
 
 /// What a key is for, and so where it is looked for.
@@ -228,24 +229,29 @@ pub async fn load(
             keystore::open(role, path, password_file, surroundings).map(SigningKey::from)
         }
         Place::Elsewhere(kind, key) => {
-            let Some(connected) = connect(kind, key, chain_id).await else {
+            let Some(finding) = connect(kind, key, chain_id) else {
                 return Err(KeyError::NotBuilt { setting, kind, feature: kind.feature() });
             };
-            connected.map_err(|reason| KeyError::Elsewhere { setting, kind, key: key.to_owned(), reason })
+            finding.await.map_err(|reason| KeyError::Elsewhere { setting, kind, key: key.to_owned(), reason })
         }
     }
 }
 
+/// A key that is being found. Without its type, which has all of an SDK in it.
+type Finding<'a> = Pin<Box<dyn Future<Output = Result<SigningKey, String>> + 'a>>;
+
 /// Finds a key that is elsewhere; none: this binary was built without that kind.
-#[cfg_attr(not(any(feature = "aws", feature = "gcp", feature = "ledger")), expect(unused_variables))]
-async fn connect(kind: KeyKind, key: &str, chain_id: u64) -> Option<Result<SigningKey, String>> {
+fn connect(kind: KeyKind, key: &str, chain_id: u64) -> Option<Finding<'_>> {
+    let _ = (key, chain_id); // not every build has a use for them
     match kind {
         #[cfg(feature = "aws")]
-        KeyKind::AwsKms => Some(aws::connect(key).await.map(|found| SigningKey::elsewhere(kind, found))),
+        KeyKind::AwsKms => Some(Box::pin(async move { Ok(SigningKey::elsewhere(kind, aws::connect(key).await?)) })),
         #[cfg(feature = "gcp")]
-        KeyKind::GcpKms => Some(gcp::connect(key).await.map(|found| SigningKey::elsewhere(kind, found))),
+        KeyKind::GcpKms => Some(Box::pin(async move { Ok(SigningKey::elsewhere(kind, gcp::connect(key).await?)) })),
         #[cfg(feature = "ledger")]
-        KeyKind::Ledger => Some(ledger::connect(key, chain_id).await.map(|found| SigningKey::elsewhere(kind, found))),
+        KeyKind::Ledger => {
+            Some(Box::pin(async move { Ok(SigningKey::elsewhere(kind, ledger::connect(key, chain_id).await?)) }))
+        }
         _ => None,
     }
 }
