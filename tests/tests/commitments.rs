@@ -156,7 +156,8 @@ fn hex<const N: usize>(digits: &str) -> [u8; N] {
 async fn what_the_chain_takes_of_an_input_the_fetcher_takes_too() -> Result<()> {
     use candor_relayer::fetch::MAX_INPUT_BYTES;
     use candor_sdk::request::MAX_URI_BYTES;
-    let world = World::start().await?;
+    let mut world = World::start().await?;
+    world.operator(ether(2)).await?;
     let (client, hash) = (&world.client, B256::repeat_byte(1));
     let most = client.view(client.models, IModelRegistry::MAX_BYTESCall {}).await?;
     assert!(most <= MAX_INPUT_BYTES, "a model may take {most} bytes, {MAX_INPUT_BYTES} are fetched");

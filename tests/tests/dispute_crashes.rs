@@ -5,15 +5,15 @@
 //! the next one, until the game has nothing more to ask of it.
 
 use anyhow::{Context, Result, ensure};
-use candor_relayer::{crash::DISPUTE_PLACES, dispute::liar::Liar};
+use candor_relayer::crash::DISPUTE_PLACES;
 use candor_sdk::{
-    bindings::{Outcome, RequestStatus, Turn},
-    dispute::Case,
+    bindings::{Outcome, RequestStatus},
+    dispute::{Move, Opinion},
 };
 use candor_tests::{
-    Court, Operator, RelayerProcess,
+    Court, Hand, Operator, RelayerProcess,
     court::PATIENCE,
-    liars::{Lie, LyingEngine},
+    liars::{Lie, LyingEngine, Story},
     world::{dispute_terms, ether},
 };
 use std::{collections::HashMap, os::unix::process::ExitStatusExt, sync::Arc, time::Duration};
@@ -92,27 +92,37 @@ async fn an_operator_that_is_killed_at_every_place_defends_itself() -> Result<()
     let credit = court.embedded_model("credit")?;
     let operator = court.world.operator_for(ether(2), &[credit.id]).await?;
     let account = court.world.account().await?;
-    let flip = Liar::telling(&credit.model, 0, &credit.question(0))?.context("some bit changes the answer")?;
-    let broken = Arc::new(Liar::new(&credit.model, flip)?);
-    let served = HashMap::from([(credit.id, credit.served(broken))]);
-    let challenger = court.watcher("broken", &account, served, ether(1)).await?;
+    court.world.accounts.push(candor_tests::process::PAYOUT);
+    let court = Arc::new(court);
+    let challenger = Hand::new(&court, &account, &credit.model).await?;
     let folder = court.folder("operator")?;
     let rpc = court.world.rpc_url();
     let start = |place: Option<&str>| RelayerProcess::start(&folder, &court.world, &rpc, &operator, place);
     let mut ids = Vec::new();
     for first in 0..DISPUTE_PLACES.len() {
-        let id = court.ask(credit.id, &credit.question(first as u64)).await?;
+        let question = credit.question(first as u64);
+        let right = credit.model.interpret(&question)?.output;
+        let middle = credit.model.program.nodes.len() as u32 / 2;
+        let trace = Story::mistaken(&credit.model, &question, &Lie::Node(middle, 0))?;
+        let opinion = Opinion::Run { trace, undefined: None };
+        let id = court.ask(credit.id, &question).await?;
         ids.push(id);
         let process = start(None)?;
         court.world.wait_for_long(id, RequestStatus::Fulfilled, PATIENCE).await.with_context(|| process.log())?;
         process.kill().await?;
         let dispute = court.challenge(&account, id).await?;
-        // Its last move: what it accuses is right, so it is never taken.
+        // The challenger moves whenever it can, but for its last move: what it accuses is right, so that is never taken.
         let over = async || {
-            challenger.check()?;
-            let cases = court.cases(id).await?;
-            let end = |case: &Case| case.id() == dispute && matches!(case.turn(), Turn::SelectElement | Turn::Prove);
-            Ok(cases.iter().any(end))
+            let case = challenger.case(dispute).await?;
+            if case.is_operators_turn() {
+                return Ok(false);
+            }
+            let Some((next, data)) = challenger.attack(&case, &question, &right, &opinion)? else { return Ok(false) };
+            if matches!(next, Move::Prove(_)) {
+                return Ok(true);
+            }
+            ensure!(challenger.send(data).await?, "the game refused {}", next.name());
+            Ok(false)
         };
         let deaths = killed_again_and_again(start, first, over).await?;
         println!("game {first}: killed {deaths} times");
@@ -121,7 +131,7 @@ async fn an_operator_that_is_killed_at_every_place_defends_itself() -> Result<()
     }
     let last = start(None)?;
     court.world.pass(u64::from(dispute_terms().clock + dispute_terms().extension) + 1).await?;
-    court.over(&[&challenger]).await.with_context(|| last.log())?;
+    court.over(&[]).await.with_context(|| last.log())?;
     for id in &ids {
         court.world.wait_for_long(*id, RequestStatus::Finalized, PATIENCE).await.with_context(|| last.log())?;
         for case in court.cases(*id).await? {
@@ -132,7 +142,5 @@ async fn an_operator_that_is_killed_at_every_place_defends_itself() -> Result<()
     let failed = court.world.failed_transactions(operator.address()).await?;
     ensure!(failed.is_empty(), "transactions that reverted: {failed:?}");
     last.kill().await?;
-    challenger.stop().await?;
-    court.world.accounts.push(candor_tests::process::PAYOUT);
     court.close_books(0).await
 }

@@ -48,7 +48,7 @@ contract ModelRegistryTest is World {
     }
 
     function test_model_refusesImpossibleLimitsAndOtherArithmetic() external {
-        Limits[4] memory bad = [Limits(5, 4, 1, 0), Limits(0, 64 * 1024 + 1, 1, 0), Limits(0, 4, 0, 0), Limits(0, 4, 60 * 1024 + 1, 0)];
+        Limits[4] memory bad = [Limits(5, 4, 1, 0), Limits(0, 64 * 1024 + 1, 1, 0), Limits(0, 4, 0, 0), Limits(0, 4, 64 * 1024 + 1, 0)];
         for (uint256 i = 0; i < bad.length; ++i) {
             vm.expectRevert(abi.encodeWithSelector(IModelRegistry.InvalidLimits.selector, bad[i]));
             models.register(descriptor("bad", bad[i]), "");

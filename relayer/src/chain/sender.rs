@@ -226,12 +226,14 @@ impl Sender {
         self.take_up(rpc).await
     }
 
-    /// The same, unless somebody else is sending something right now: then nothing is left behind.
-    pub async fn recover_unless_busy(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
-        match self.turn.try_lock() {
-            Ok(_turn) => self.take_up(rpc).await,
-            Err(_) => Ok(Vec::new()),
+    /// The same for whoever waits for what is sent for one purpose only: true if nothing of that is open any more. What somebody else follows at this
+    /// moment may be of an earlier run, so it is not enough that somebody does.
+    pub async fn recover_of(&self, rpc: &Rpc, purpose: Purpose) -> Result<bool, SendError> {
+        if let Ok(_turn) = self.turn.try_lock() {
+            self.take_up(rpc).await?;
+            return Ok(true);
         }
+        Ok(!self.store.unresolved().await?.iter().any(|sent| sent.purpose == purpose))
     }
 
     async fn take_up(&self, rpc: &Rpc) -> Result<Vec<Sent>, SendError> {
@@ -366,7 +368,8 @@ impl Sender {
         let mut wait = self.poll_interval;
         loop {
             let endpoint = rpc.current();
-            let all: Vec<_> = self.store.unresolved().await?.into_iter().filter(|sent| sent.nonce == nonce).collect();
+            let (all, others): (Vec<_>, Vec<_>) =
+                self.store.unresolved().await?.into_iter().partition(|sent| sent.nonce == nonce);
             let outcome = self.outcome(rpc, &all, nonce).await;
             if outcome.is_ok() {
                 wait = self.poll_interval;
@@ -396,6 +399,10 @@ impl Sender {
                             since = Instant::now();
                             self.replace(rpc, last).await?;
                         } else if resend.elapsed() > self.poll_interval * 5 {
+                            // What a reorganisation took back meanwhile has to go first.
+                            for before in others.iter().filter(|sent| sent.nonce < nonce) {
+                                self.broadcast(rpc.client(), before).await;
+                            }
                             self.broadcast(rpc.client(), last).await;
                             resend = Instant::now();
                         }
@@ -424,8 +431,9 @@ impl Sender {
             let state = if receipt.status() { TransactionState::Mined } else { TransactionState::Failed };
             let cost = U256::from(receipt.gas_used) * U256::from(receipt.effective_gas_price);
             crash::point(&format!("{}-mined", sent.purpose));
-            self.store.resolved(nonce, Some((sent.hash, state, block, receipt.gas_used, cost))).await?;
+            // First this: whoever finds nothing open in the store goes by it.
             self.last_block.fetch_max(block, Ordering::Relaxed);
+            self.store.resolved(nonce, Some((sent.hash, state, block, receipt.gas_used, cost))).await?;
             let (hash, gas_used, succeeded) = (sent.hash, receipt.gas_used, receipt.status());
             return Ok(Outcome::Mined(Sent { hash, block, gas_used, succeeded }, sent.purpose));
         }

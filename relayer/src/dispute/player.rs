@@ -171,9 +171,11 @@ impl Rounds for Table {
     const TASK: &'static str = "disputes";
 
     async fn round(&mut self) -> Result<bool, RelayerError> {
-        // Those of an earlier run, or of a round that failed half-way. What the poster has in flight is no reason to wait: a move may become due meanwhile,
-        // and then says so to the sender.
-        self.seat.sender.recover_unless_busy(&self.shared.rpc).await?;
+        // INVARIANT: nothing is decided while a move or a challenge of an earlier run, or of a round that failed half-way, may still be mined. What the
+        // poster has in flight is no reason to wait: a move may become due meanwhile, and then says so to the sender.
+        if !self.seat.sender.recover_of(&self.shared.rpc, Purpose::Dispute).await? {
+            return Ok(false);
+        }
         let (head, caught_up) = self.book.look(&self.shared.rpc).await?;
         if self.readings != self.book.readings() {
             self.readings = self.book.readings();

@@ -335,6 +335,11 @@ async fn upgrades_from(last: i64, location: StoreLocation) {
     .execute(&pool)
     .await
     .unwrap();
+    if last >= 4 {
+        // Since then it is written with the request.
+        let update = sqlx::query("UPDATE requests SET requester = $1").bind(request.requester.to_vec());
+        update.execute(&pool).await.unwrap();
+    }
     pool.close().await;
 
     let error = Store::open_read_only(location.clone()).await.map(|_| ()).unwrap_err().to_string();
