@@ -82,11 +82,9 @@ impl Rounds for Poster {
     async fn round(&mut self) -> Result<bool, RelayerError> {
         // Those of an earlier run, of an earlier submitter, or of a round that failed half-way: there is one transaction at a time.
         self.sender.recover(&self.shared.rpc).await?;
-        if self.shared.store.location().is_shared() {
-            let now = self.shared.head.borrow().timestamp;
-            if self.shared.store.drop_expired(now).await? > 0 {
-                crash::point("expired");
-            }
+        let now = self.shared.head.borrow().timestamp;
+        if self.shared.store.drop_expired(now).await? > 0 {
+            crash::point("expired");
         }
         self.held.retain(|_, held| held.until.elapsed() < 2 * LONGEST_WAIT);
         self.reconcile().await?;

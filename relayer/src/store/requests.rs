@@ -362,15 +362,17 @@ impl Store {
         Ok(())
     }
 
-    /// Gives up what nobody has answered in time, at unix second `now`: in a shared store a request may be for a model that no worker serves.
+    /// Gives up, at unix second `now`, what no worker would get to see in time: requests whose input could not be had, and, in a shared store, those for
+    /// models that nobody serves.
     pub async fn drop_expired(&self, now: u64) -> Result<u64, StoreError> {
         let dropped = sqlx::query(
             "UPDATE requests SET step = 'dropped', worker = NULL, claimed_until = NULL, updated_at = $2,
                 reason = CASE awaits_input WHEN 0 THEN 'expired before anybody here answered' ELSE
                     'the input could not be had before the deadline' || COALESCE(': ' || fetch_problem, '') END
-             WHERE step = 'seen' AND deadline < $1",
+             WHERE step = 'seen' AND deadline < $1 AND (awaits_input <> 0 OR $3 <> 0)",
         );
-        Ok(dropped.bind(signed(now)?).bind(now_millis()).execute(&self.pool).await?.rows_affected())
+        let all = i64::from(self.location.is_shared());
+        Ok(dropped.bind(signed(now)?).bind(now_millis()).bind(all).execute(&self.pool).await?.rows_affected())
     }
 
     /// Takes a request out of a transaction that did not do its work, to be tried again: `Posting -> Signed`, `Finalizing -> Posted`.
