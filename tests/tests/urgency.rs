@@ -25,6 +25,8 @@ use tokio::time::Instant;
 const CLOCK: u32 = 40;
 /// Wei per gas that the chain asks for when it is busy: ten times what it asked before, and more than anything in flight then offers.
 const BUSY: u128 = 20_000_000_000;
+/// What it asks for otherwise: less than anybody offers.
+const QUIET: u128 = 1_000_000;
 
 struct Rush {
     world: World,
@@ -81,7 +83,12 @@ impl Rush {
         let game = self.world.deployment.game;
         let bond = U256::from(dispute_terms().bond);
         let call = Call::new(game, bond, &IDisputeGame::challengeCall { request, fulfillment });
-        self.mined(base_fee, async { anyhow::Ok(client.send(call).await?) }).await?;
+        // Whatever the chain asks for: it is not the challenger who is in a hurry here.
+        let transaction =
+            call.into_transaction().max_fee_per_gas(5 * BUSY).max_priority_fee_per_gas(1).gas_limit(1_000_000);
+        let receipt = self
+            .mined(base_fee, async { Ok(client.provider().send_transaction(transaction).await?.get_receipt().await?) });
+        ensure!(receipt.await?.status(), "the challenge was refused");
         Ok(())
     }
 
@@ -130,7 +137,7 @@ async fn a_move_outbids_a_spike_before_its_time_is_up() -> Result<()> {
     rush.world.wait_for(id, RequestStatus::Fulfilled).await?;
     let posted = rush.posted(id).await?;
     rush.world.client.provider().anvil_set_auto_mine(false).await?;
-    rush.challenge(posted.clone(), 1_000_000_000).await?;
+    rush.challenge(posted.clone(), QUIET).await?;
     let fee = rush.sent().await?;
     ensure!(fee < BUSY, "it offered {fee} before the chain was busy");
     rush.claimed(&posted).await?;
@@ -146,7 +153,7 @@ async fn a_move_pushes_what_stands_before_it() -> Result<()> {
     let posted = rush.posted(first).await?;
     rush.world.client.provider().anvil_set_auto_mine(false).await?;
     let input = applicant();
-    let second = rush.mined(1_000_000_000, rush.world.ask("credit", &input)).await?;
+    let second = rush.mined(QUIET, rush.world.ask("credit", &input)).await?;
     let fee = rush.sent().await?;
     ensure!(fee < BUSY, "it offered {fee} before the chain was busy");
     rush.challenge(posted.clone(), BUSY).await?;
