@@ -66,9 +66,9 @@ fn question(model: &Model) -> Result<InferRequest> {
     Ok(InferRequest { input: tokens.iter().flat_map(|token| token.to_be_bytes()).collect(), params, seed: [0; 32] })
 }
 
-/// Byte and bit of each bit of the exponent of the first number that is stored so, the lowest first.
+/// Byte and bit of each bit of the exponent of the first number that is stored so, the highest first.
 fn exponent(dtype: WeightType) -> Option<(usize, Vec<(usize, u8)>)> {
-    let bits = |from: usize, count: usize| (from..from + count).map(|bit| (bit / 8, (bit % 8) as u8)).collect();
+    let bits = |from: usize, count: usize| (from..from + count).rev().map(|bit| (bit / 8, (bit % 8) as u8)).collect();
     match dtype {
         WeightType::F32 => Some((4, bits(23, 8))),
         WeightType::F16 => Some((2, bits(10, 5))),
@@ -82,7 +82,8 @@ fn answer(model: Model, request: &InferRequest) -> Result<Vec<u8>> {
     Ok(loaded.infer(std::slice::from_ref(request)).pop().context("no answer")??)
 }
 
-/// The least flip of an exponent's bit, in the first and then in the middle weight of a tensor, that changes the answer. The wrong answer is printed.
+/// The first flip of an exponent's bit, from the highest bit on, in the first or the middle weight of a tensor, that changes the answer. The wrong answer is
+/// printed.
 fn telling(model: &Model, tensor: (usize, &WeightTensor), request: &InferRequest, right: &[u8]) -> Result<Flip> {
     let (index, tensor) = tensor;
     let (width, bits) = exponent(tensor.dtype()).context("CANDOR_WEIGHT names a tensor of floats")?;
