@@ -66,7 +66,8 @@ fn watch() {
 fn fuzz(target: &'static Target, seed: u64, minutes: Option<f64>) -> Result<()> {
     let folder = Path::new("target/fuzz");
     std::fs::create_dir_all(folder)?;
-    let current = folder.join(format!("{}.current", target.name));
+    // Of this process: several may fuzz at once.
+    let current = folder.join(format!("{}-{}.current", target.name, std::process::id()));
     let started = Instant::now();
     let mut fuzzer = Fuzzer::new(target, seed);
     let mut said = Instant::now();

@@ -478,3 +478,17 @@ struct Flow {
     fetched: U256,
     awarded: U256,
 }
+
+/// What a watcher says next of a result.
+pub async fn examined(progress: &mut broadcast::Receiver<Progress>, id: RequestId) -> Result<Verdict> {
+    let wait = async {
+        loop {
+            if let Progress::Dispute(DisputeProgress::Examined { id: of, verdict }) = progress.recv().await?
+                && of == id
+            {
+                return anyhow::Ok(verdict);
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.context("nobody looked at the result")?
+}

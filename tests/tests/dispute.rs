@@ -9,17 +9,17 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
-    dispute::{DisputeProgress, Retrace, liar::Liar, opinion::Verdict},
+    dispute::{Retrace, liar::Liar, opinion::Verdict},
     engine::{InferError, InferRequest},
     pipeline::{Handle, Infer, Progress, Settings, WatcherSettings},
 };
 use candor_sdk::{
     bindings::{IDisputeGame, IOperatorRegistry, RequestStatus},
     client::Call,
-    ids::RequestId,
 };
 use candor_tests::{
     Operator, World,
+    court::examined,
     world::{WINDOW, applicant, dispute_terms, ether, image},
 };
 use std::{
@@ -128,20 +128,6 @@ impl Court {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-/// Waits until the watcher has looked at a result; what it thinks.
-async fn examined(progress: &mut broadcast::Receiver<Progress>, id: RequestId) -> Result<Verdict> {
-    let wait = async {
-        loop {
-            if let Progress::Dispute(DisputeProgress::Examined { id: of, verdict }) = progress.recv().await?
-                && of == id
-            {
-                return anyhow::Ok(verdict);
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.context("nobody looked at the result")?
 }
 
 /// One bit of one weight of each model: answered, challenged, narrowed down, convicted; then an honest operator answers.

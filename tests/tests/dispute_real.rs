@@ -1,7 +1,7 @@
 //! A dispute about a real model: one bit of one of its weights is flipped, the answer is another, and the chain convicts the operator.
 //!
-//!     CANDOR_MODEL=DEST/smollm2/hf cargo test --release --workspace --test dispute_real -- --ignored --nocapture
-//!     CANDOR_MODEL=DEST/minilm cargo test --release --workspace --test dispute_real -- --ignored --nocapture
+//!     CANDOR_MODEL=DEST/smollm2/hf cargo test --workspace --test dispute_real -- --ignored --nocapture
+//!     CANDOR_MODEL=DEST/minilm cargo test --workspace --test dispute_real -- --ignored --nocapture
 //!
 //! `CANDOR_MODEL` is a model's folder (docs/models.md says which ones can be had where). `CANDOR_WEIGHT` is part of the name of the weight tensor that
 //! loses a bit (by default the first projection of a feed-forward layer's output, or of an attention's queries). A language model is asked to go on with `CANDOR_PROMPT`, for
@@ -167,7 +167,7 @@ async fn bill(world: &World, operator: Address) -> Result<()> {
 }
 
 /// One flipped bit of one weight of a real model is found, narrowed down and convicted.
-#[ignore = "needs a model that is fetched, and a release build"]
+#[ignore = "needs a model that is fetched; minutes"]
 #[tokio::test(flavor = "multi_thread")]
 async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
     let mut world = World::start_with_disputes().await?;

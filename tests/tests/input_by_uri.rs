@@ -4,7 +4,7 @@ use alloy::primitives::{B256, U256, keccak256};
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
     crash::INPUT_PLACES,
-    dispute::{DisputeProgress, liar::Liar, opinion::Verdict},
+    dispute::{liar::Liar, opinion::Verdict},
     engine::InferRequest,
     pipeline::{Handle, Infer, Progress, Settings, WatcherSettings},
     store::{RequestRow, Step},
@@ -16,6 +16,7 @@ use candor_sdk::{
 };
 use candor_tests::{
     InputServer, Operator, RelayerProcess, World,
+    court::examined,
     inputs::Manner,
     world::{PRICE, TIMEOUT, WINDOW, applicant, dispute_terms, ether, image},
 };
@@ -250,20 +251,6 @@ impl Court {
             .from_block(0);
         Ok(alloy::providers::Provider::get_logs(self.world.client.provider(), &filter).await?.len())
     }
-}
-
-/// What the watcher says next of a result.
-async fn examined(progress: &mut broadcast::Receiver<Progress>, id: RequestId) -> Result<Verdict> {
-    let wait = async {
-        loop {
-            if let Progress::Dispute(DisputeProgress::Examined { id: of, verdict }) = progress.recv().await?
-                && of == id
-            {
-                return anyhow::Ok(verdict);
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.context("nobody looked at the result")?
 }
 
 /// The watcher fetches as the operator did, judges, and wins; the operator has to show the input on chain. Then another operator answers, which learns from
