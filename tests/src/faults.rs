@@ -1,5 +1,6 @@
 //! An endpoint that misbehaves: passes questions on to a real one, and does one thing wrong, every so often or always.
 
+use alloy::primitives::B256;
 use anyhow::{Context, Result};
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -50,6 +51,10 @@ pub enum Fault {
     TipUnknown,
     /// It refuses to show the events of more than so many blocks.
     NarrowRanges(u64),
+    /// While it shows an event of this kind for the first time, the chain takes back the event's block and goes on without it.
+    TakenBack(B256),
+    /// Before it passes a transaction on, the chain takes back the block of the first event of this kind, once, and goes on without it.
+    TakenBackAtSend(B256),
 }
 
 /// The endpoint. Dropping it closes everything.
@@ -121,7 +126,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
     let question = read(&mut client).await?;
     let concerned = match state.fault {
         Fault::WrongChain => question["method"] == "eth_chainId",
-        Fault::DenySent => question["method"] == "eth_sendRawTransaction",
+        Fault::DenySent | Fault::TakenBackAtSend(_) => question["method"] == "eth_sendRawTransaction",
         Fault::NarrowRanges(width) => {
             let bound = |name: &str| {
                 let text = question["params"][0][name].as_str().unwrap_or_default();
@@ -129,7 +134,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             };
             question["method"] == "eth_getLogs" && bound("toBlock") - bound("fromBlock") >= width
         }
-        Fault::EmptyLogs => question["method"] == "eth_getLogs",
+        Fault::EmptyLogs | Fault::TakenBack(_) => question["method"] == "eth_getLogs",
         Fault::NoTip | Fault::TipUnknown => question["method"] == "eth_maxPriorityFeePerGas",
         Fault::StaleHead => question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest",
         _ => true,
@@ -137,7 +142,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
     let number = if concerned { state.count.fetch_add(1, Ordering::Relaxed) } else { 0 };
     let due = concerned && number % state.every == state.every - 1 && !state.healed.load(Ordering::Relaxed);
     let fault = due.then_some(state.fault);
-    if fault.is_some() {
+    if !matches!(fault, None | Some(Fault::TakenBack(_) | Fault::TakenBackAtSend(_))) {
         state.faults.fetch_add(1, Ordering::Relaxed);
     }
     let id = question["id"].clone();
@@ -160,11 +165,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
         }
         Some(Fault::EmptyLogs) => json!({ "jsonrpc": "2.0", "id": id, "result": [] }).to_string(),
         Some(Fault::StaleHead) => {
-            let newest =
-                ask(state, &json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": [] })).await?;
-            let newest: Value = serde_json::from_str(&newest)?;
-            let newest = newest["result"].as_str().context("no number")?.trim_start_matches("0x").to_owned();
-            let old = u64::from_str_radix(&newest, 16)?.saturating_sub(5);
+            let old = newest(state).await?.saturating_sub(5);
             let mut question = question.clone();
             question["params"][0] = json!(format!("{old:#x}"));
             ask(state, &question).await?
@@ -177,6 +178,17 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
         Some(Fault::NarrowRanges(width)) => {
             let error = json!({ "code": -32602, "message": format!("eth_getLogs is limited to a {width} range") });
             json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
+        Some(Fault::TakenBack(kind)) => {
+            let answer = ask(state, &question).await?;
+            take_back(state, &answer, kind).await?;
+            answer
+        }
+        Some(Fault::TakenBackAtSend(kind)) => {
+            let filter = json!({ "fromBlock": "0x0", "toBlock": "latest", "topics": [kind] });
+            let events = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_getLogs", "params": [filter] });
+            take_back(state, &ask(state, &events).await?, kind).await?;
+            ask(state, &question).await?
         }
         Some(Fault::Delay(time)) => {
             tokio::time::sleep(time).await;
@@ -204,6 +216,32 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
     client.write_all(head.as_bytes()).await?;
     client.write_all(sent.as_bytes()).await?;
     Ok(client.shutdown().await?)
+}
+
+/// Takes back the block of the first event of this kind in an answer, if there is one; the new branch is longer.
+async fn take_back(state: &State, answer: &str, kind: B256) -> Result<()> {
+    let answer: Value = serde_json::from_str(answer)?;
+    let logs = answer["result"].as_array().context("no events")?;
+    let Some(log) = logs.iter().find(|log| log["topics"][0] == json!(kind)) else { return Ok(()) };
+    if state.healed.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let depth = newest(state).await? + 1 - number(&log["blockNumber"])?;
+    for (method, blocks) in [("anvil_rollback", depth), ("anvil_mine", depth + 2)] {
+        ask(state, &json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": [blocks] })).await?;
+    }
+    state.faults.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Number of the newest block.
+async fn newest(state: &State) -> Result<u64> {
+    let answer = ask(state, &json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_blockNumber", "params": [] })).await?;
+    number(&serde_json::from_str::<Value>(&answer)?["result"])
+}
+
+fn number(value: &Value) -> Result<u64> {
+    Ok(u64::from_str_radix(value.as_str().context("no number")?.trim_start_matches("0x"), 16)?)
 }
 
 async fn ask(state: &State, question: &Value) -> Result<String> {

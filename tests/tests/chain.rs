@@ -3,14 +3,18 @@
 use alloy::{
     primitives::U256,
     providers::{Provider, ext::AnvilApi},
+    sol_types::SolEvent,
 };
 use anyhow::{Context, Result};
 use candor_sdk::bindings::{IInferenceOracle, RequestStatus};
 use candor_tests::{
-    World,
+    Fault, FaultyEndpoint, Operator, Running, World,
     world::{PRICE, WINDOW, applicant, ether, image},
 };
-use std::time::Duration;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganisation_replaces_a_request_and_the_new_one_is_answered() -> Result<()> {
@@ -55,6 +59,68 @@ async fn a_reorganisation_drops_a_result_and_it_is_posted_again() -> Result<()> 
     world.settle(id).await?;
     assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
     Ok(relayer.stop().await?)
+}
+
+/// A relayer whose endpoint lets the chain take something back at the worst moment; when that has happened.
+async fn taken_back(world: &World, operator: &Operator, folder: &Path, fault: Fault, every: usize) -> Result<Caught> {
+    let endpoint = FaultyEndpoint::start(&world.rpc_url(), fault, every).await?;
+    let mut settings = world.settings(folder, Some(operator));
+    settings.rpc_urls = vec![endpoint.url.clone()];
+    let relayer = Running::start("relayer", settings).await?;
+    Ok(Caught { endpoint, relayer })
+}
+
+struct Caught {
+    endpoint: FaultyEndpoint,
+    relayer: Running,
+}
+
+impl Caught {
+    async fn happened(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.endpoint.faults() == 0 {
+            self.relayer.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "nothing was taken back");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// What was shown last was of a chain that is gone, and the next question is answered by another one. Nothing of it may stay in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_taken_back_while_it_is_read_is_posted_again() -> Result<()> {
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(2)).await?;
+    let folder = tempfile::tempdir()?;
+    let fault = Fault::TakenBack(IInferenceOracle::Fulfilled::SIGNATURE_HASH);
+    let caught = taken_back(&world, &operator, folder.path(), fault, 1).await?;
+    let id = world.ask("credit", &applicant()).await?;
+    caught.happened().await?;
+    let output = world.settle(id).await?;
+    assert_eq!(output.to_vec(), world.right_answer("credit", &applicant())?);
+    assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
+    caught.relayer.stop().await
+}
+
+/// The nonce of a transaction is counted from one that is in a block, and when it is sent, that one is in none any more: it has to be sent again first, or
+/// nothing of this account is ever mined.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_taken_back_while_the_next_is_sent_leaves_no_gap() -> Result<()> {
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(2)).await?;
+    let folder = tempfile::tempdir()?;
+    let fault = Fault::TakenBackAtSend(IInferenceOracle::Fulfilled::SIGNATURE_HASH);
+    let caught = taken_back(&world, &operator, folder.path(), fault, 2).await?;
+    let id = world.ask("credit", &applicant()).await?;
+    world.wait_for(id, RequestStatus::Fulfilled).await?;
+    world.ask("digits", &image()).await?;
+    caught.happened().await?;
+    assert_eq!(world.client.request_count().await?, 1, "the second request never was");
+    let output = world.settle(id).await?;
+    assert_eq!(output.to_vec(), world.right_answer("credit", &applicant())?);
+    assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
+    caught.relayer.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -589,9 +589,7 @@ async fn taken_back(depth: u64) -> Result<()> {
     let relayers = [&liar, &watcher];
     let moves = async |wanted: usize| {
         let made = async || {
-            let cases = court.cases(id).await?;
-            ensure!(cases.iter().all(|case| case.ended.is_none()), "it ended before it could be taken back");
-            Ok(cases.iter().any(|case| case.moves.len() >= wanted).then_some(()))
+            Ok(court.cases(id).await?.iter().any(|case| case.moves.len() >= wanted).then_some(()))
         };
         court.wait(&format!("{wanted} moves"), &relayers, made).await
     };
@@ -674,6 +672,9 @@ async fn games_through_endpoints_that_misbehave() -> Result<()> {
     let hidden = async || Ok((hiding.faults() > before + 4).then_some(()));
     court.wait("the lie is hidden", &all, hidden).await?;
     hiding.heal();
+    // What it shows first is the newest, which must not make it look as if nothing were missing before that.
+    let wide = small(&court, "wide")?;
+    let newest = court.ask(wide.id, &wide.question(2)).await?;
     court.convicted(&ids, &all).await?;
     court.over(&all).await?;
     for id in &ids {
@@ -683,7 +684,8 @@ async fn games_through_endpoints_that_misbehave() -> Result<()> {
         let failed = court.world.failed_transactions(account).await?;
         ensure!(failed.is_empty(), "transactions of {account} that reverted: {failed:?}");
     }
-    court.answer(&ids, &all).await?;
+    let asked = [ids.as_slice(), &[newest]].concat();
+    court.answer(&asked, &all).await?;
     for (name, endpoint) in &endpoints {
         ensure!(endpoint.faults() > 0, "nothing went wrong at {name}");
     }

@@ -180,6 +180,11 @@ impl Rpc {
         self.block(BlockNumberOrTag::Number(number)).await
     }
 
+    /// A block at or below a newest one that was asked for already.
+    pub async fn block_under(&self, head: Head, number: u64) -> Result<Option<Head>, ClientError> {
+        if number == head.number { Ok(Some(head)) } else { self.block_at(number).await }
+    }
+
     /// How many requests the oracle had taken by the end of a block.
     pub async fn request_count_at(&self, block: u64) -> Result<u64, ClientError> {
         self.view_at(self.oracle, IInferenceOracle::requestCountCall {}, block).await

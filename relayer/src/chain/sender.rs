@@ -392,19 +392,22 @@ impl Sender {
                         return Err(SendError::NonceTaken(nonce));
                     }
                 }
-                Ok(Outcome::Open) => {
+                Ok(Outcome::Open { used }) => {
                     used_since = None;
-                    if let Some(last) = all.last() {
-                        if since.elapsed() > self.patience() {
-                            since = Instant::now();
-                            self.replace(rpc, last).await?;
-                        } else if resend.elapsed() > self.poll_interval * 5 {
-                            // What a reorganisation took back meanwhile has to go first.
-                            for before in others.iter().filter(|sent| sent.nonce < nonce) {
-                                self.broadcast(rpc.client(), before).await;
-                            }
-                            self.broadcast(rpc.client(), last).await;
-                            resend = Instant::now();
+                    // A gap: what comes first, of its transactions the dearest, is what holds this one up.
+                    let before: Vec<_> = others.iter().filter(|sent| sent.nonce < nonce).collect();
+                    let first = before.first().map_or(nonce, |sent| sent.nonce);
+                    let next = before.iter().copied().chain(&all).take_while(|sent| sent.nonce == first).last();
+                    if since.elapsed() > self.patience()
+                        && let Some(next) = next
+                    {
+                        since = Instant::now();
+                        self.replace(rpc, next).await?;
+                    } else if resend.elapsed() > self.poll_interval * 5 {
+                        resend = Instant::now();
+                        self.reopen(used, nonce).await?;
+                        for sent in before.into_iter().chain(all.last()) {
+                            self.broadcast(rpc.client(), sent).await;
                         }
                     }
                 }
@@ -438,7 +441,16 @@ impl Sender {
             return Ok(Outcome::Mined(Sent { hash, block, gas_used, succeeded }, sent.purpose));
         }
         let used = provider.get_transaction_count(self.address()).await.map_err(ClientError::from)?;
-        Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open })
+        Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open { used } })
+    }
+
+    /// A reorganisation may have taken back what had used the nonces before this one. No transaction of a later nonce is mined before they are used again.
+    async fn reopen(&self, used: u64, nonce: u64) -> Result<(), StoreError> {
+        let reopened = if used < nonce { self.store.reopened(used, nonce).await? } else { 0 };
+        if reopened > 0 {
+            warn!(from = used, before = nonce, "a reorganisation took transactions back; sending them again");
+        }
+        Ok(())
     }
 
     /// How long a transaction that is not mined is left as it is.
@@ -543,7 +555,10 @@ impl Sender {
 enum Outcome {
     Mined(Sent, Purpose),
     NonceUsed,
-    Open,
+    /// None of it is in a block; the chain has used the nonces below this one.
+    Open {
+        used: u64,
+    },
 }
 
 /// Gas limit for a call that would use `gas` now.

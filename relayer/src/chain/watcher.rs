@@ -108,13 +108,20 @@ impl Watcher {
         let head = rpc.head().await?;
         let confirmed = head.number.saturating_sub(self.settings.confirmations);
         let next = self.store.next_block().await?;
+        let reading = (next <= confirmed).then(|| range(next, confirmed, self.range, self.settings.overlap));
+        // INVARIANT: the hash of the range's last block is asked for first, the hash under the range next, and the events after both. A reorganisation
+        // before the second question is noticed by it, and one after it by the next look: events are never stored under a hash of another chain.
+        let tip = match reading {
+            Some((_, last)) => self.own_time.wait(rpc.block_under(head, last)).await?,
+            None => None,
+        };
         if next > 0 && self.reorganised(rpc, next - 1).await? {
             return Ok(Look { head, logs: Vec::new(), caught_up: false, read: None });
         }
-        if next > confirmed {
+        // An endpoint that does not have a block below its own newest one is in disorder: no haste.
+        let (Some((first, last)), Some(tip)) = (reading, tip) else {
             return Ok(Look { head, logs: Vec::new(), caught_up: true, read: None });
-        }
-        let (first, last) = range(next, confirmed, self.range, self.settings.overlap);
+        };
         let logs = match rpc.client().logs(first..=last).await {
             Ok(logs) => logs,
             Err(error) => {
@@ -135,11 +142,6 @@ impl Watcher {
                 self.own_time.read((request.id.0, request.attempt));
             }
         }
-        // Asked after the logs: if the block under the range changed in between, the next look notices. An endpoint that does not have a block
-        // below its own newest one is in disorder: no haste.
-        let Some(tip) = self.own_time.wait(rpc.block_at(last)).await? else {
-            return Ok(Look { head, logs: Vec::new(), caught_up: true, read: None });
-        };
         self.check_for_holes(rpc, &logs, last, last == confirmed).await?;
         self.store
             .apply(BlockRange {

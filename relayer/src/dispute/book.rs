@@ -20,10 +20,10 @@ use candor_sdk::{
         PackedRequest, RequestStatus,
     },
     client::ClientError,
-    dispute::{Case, Docket},
+    dispute::Docket,
     request::{Input, Request},
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -83,8 +83,8 @@ pub struct Book {
     compared: Instant,
     /// How many requests and disputes there were before the first block; none: not known.
     before: Option<(u64, u64)>,
-    /// The newest request.
-    newest: u64,
+    /// Every request that was read of.
+    seen: BTreeSet<u64>,
     /// The request that the oracle was asked about last.
     asked_after: u64,
     /// How often everything was read again.
@@ -106,7 +106,7 @@ impl Book {
             docket: Docket::default(),
             compared: Instant::now(),
             before: None,
-            newest: 0,
+            seen: BTreeSet::new(),
             asked_after: 0,
             readings: 0,
             requests: HashMap::new(),
@@ -138,6 +138,13 @@ impl Book {
     pub async fn look(&mut self, rpc: &Rpc) -> Result<(Head, bool), ClientError> {
         let head = rpc.head().await?;
         let confirmed = head.number.saturating_sub(self.settings.confirmations);
+        // Endpoints show the logs of their newest blocks late; the same event twice changes nothing.
+        let reading = (self.next <= confirmed).then(|| range(self.next, confirmed, self.range, self.settings.overlap));
+        // INVARIANT: hashes first, the events after them, as in `chain::Watcher::look`.
+        let tip = match reading {
+            Some((_, last)) => rpc.block_under(head, last).await?,
+            None => None,
+        };
         if let Some(known) = self.last_hash
             && rpc.block_at(self.next - 1).await?.is_some_and(|block| block.hash != known)
         {
@@ -151,11 +158,8 @@ impl Book {
                 return Ok((head, false));
             }
         }
-        if self.next > confirmed {
-            return Ok((head, true));
-        }
-        // Endpoints show the logs of their newest blocks late; the same event twice changes nothing.
-        let (first, last) = range(self.next, confirmed, self.range, self.settings.overlap);
+        let Some((first, last)) = reading else { return Ok((head, true)) };
+        let Some(tip) = tip else { return Ok((head, false)) };
         let client = rpc.client();
         let filter = Filter::new().address(vec![client.oracle, self.game]).from_block(first).to_block(last);
         let logs = match client.provider().get_logs(&filter).await {
@@ -168,8 +172,6 @@ impl Book {
             }
             Err(error) => return Err(error.into()),
         };
-        // Asked after the logs: if the block under them changed in between, the next look notices.
-        let Some(tip) = rpc.block_at(last).await? else { return Ok((head, false)) };
         for log in logs.iter().filter(|log| !log.removed) {
             self.apply(log, client.oracle);
         }
@@ -205,14 +207,15 @@ impl Book {
                     .zip(told(rpc.view_at(self.game, opened.clone(), before).await)?),
             };
         }
+        // Any of them, not only the newest: an endpoint that shows events again begins with the newest.
         if let Some((requests, disputes)) = self.before {
-            let requests = self.newest.max(requests);
-            if told(rpc.view_at(oracle, asked, block).await)?.is_some_and(|count| count > requests) {
-                return Ok(Some(format!("request {}", requests + 1)));
+            let count = told(rpc.view_at(oracle, asked, block).await)?.unwrap_or(requests);
+            if let Some(id) = (requests + 1..=count).find(|id| !self.seen.contains(id)) {
+                return Ok(Some(format!("request {id}")));
             }
-            let disputes = self.docket.cases().last().map_or(disputes, Case::id);
-            if told(rpc.view_at(self.game, opened, block).await)?.is_some_and(|count| count > disputes) {
-                return Ok(Some(format!("dispute {}", disputes + 1)));
+            let count = told(rpc.view_at(self.game, opened, block).await)?.unwrap_or(disputes);
+            if let Some(id) = (disputes + 1..=count).find(|id| self.docket.case(*id).is_none()) {
+                return Ok(Some(format!("dispute {id}")));
             }
         }
         for case in self.docket.cases().filter(|case| case.ended.is_none()) {
@@ -260,7 +263,7 @@ impl Book {
         }
         match OracleEvent::decode_raw_log(log.topics(), &log.data().data) {
             Ok(OracleEvent::Requested(event)) => {
-                self.newest = self.newest.max(event.id);
+                self.seen.insert(event.id);
                 let known = self.requests.remove(&event.id).map(|(_, input)| input);
                 let input = if keccak256(&event.input) == event.request.inputHash {
                     Input::Bytes(event.input)
@@ -271,7 +274,7 @@ impl Book {
                 self.requests.insert(event.id, (event.request, input));
             }
             Ok(OracleEvent::RequestedByUri(event)) => {
-                self.newest = self.newest.max(event.id);
+                self.seen.insert(event.id);
                 let input = Input::Uri { uri: event.uri, size: event.inputSize };
                 self.requests.insert(event.id, (event.request, input));
             }

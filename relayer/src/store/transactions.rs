@@ -205,6 +205,16 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
+    /// The chain has the nonces from `first` up to `end`, without that one, no more: what used them is open again. How many transactions that are.
+    pub async fn reopened(&self, first: u64, end: u64) -> Result<u64, StoreError> {
+        let statement = "UPDATE transactions SET state = 'sent', block = NULL, gas_used = NULL, cost = NULL
+             WHERE nonce >= $1 AND nonce < $2 AND state <> 'sent'";
+        let mut transaction = self.begin_as_submitter().await?;
+        let changed = sqlx::query(statement).bind(signed(first)?).bind(signed(end)?).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(changed.rows_affected())
+    }
+
     /// Requests that the transactions of a nonce carry.
     pub async fn carried_by(&self, nonce: u64) -> Result<Vec<(u64, u32)>, StoreError> {
         let rows = sqlx::query("SELECT id, attempt FROM transaction_requests WHERE nonce = $1 ORDER BY id, attempt")
