@@ -34,10 +34,12 @@ pub const INPUT_PLACES: [&str; 2] = [
 ];
 
 /// The places off it.
-pub const DETOURS: [&str; 10] = [
+pub const DETOURS: [&str; 12] = [
     "dropped",       // a request is given up
     "rewound",       // what a reorganisation took back is forgotten
+    "read-again",    // the cursor is set back, for what an endpoint has left out
     "released",      // a request is free again after a transaction that did not do its work
+    "reopened",      // transactions that a reorganisation took back are in flight again
     "bump-stored",   // a dearer transaction is stored, and not sent
     "bump-sent",     // it is sent
     "cancel-stored", // one that does nothing, in the place of one for which nothing is left to do

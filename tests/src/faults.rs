@@ -1,7 +1,7 @@
 //! An endpoint that misbehaves: passes questions on to a real one, and does one thing wrong, every so often or always.
 
 use alloy::primitives::B256;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use reqwest::Url;
 use serde_json::{Value, json};
 use std::{
@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -55,6 +55,10 @@ pub enum Fault {
     TakenBack(B256),
     /// Before it passes a transaction on, the chain takes back the block of the first event of this kind, once, and goes on without it.
     TakenBackAtSend(B256),
+    /// It leaves out the events of this kind from [`FaultyEndpoint::begin`] until it is healed, and does not know what views gave at old blocks.
+    Hidden(B256),
+    /// The first question by this name after [`FaultyEndpoint::begin`] waits until it is healed, and is passed on then.
+    Held(&'static str),
 }
 
 /// The endpoint. Dropping it closes everything.
@@ -75,6 +79,8 @@ struct State {
     count: AtomicUsize,
     faults: AtomicUsize,
     healed: AtomicBool,
+    begun: AtomicBool,
+    go: Notify,
     passed: Notify,
     http: reqwest::Client,
 }
@@ -91,6 +97,8 @@ impl FaultyEndpoint {
             count: AtomicUsize::new(0),
             faults: AtomicUsize::new(0),
             healed: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            go: Notify::new(),
             passed: Notify::new(),
             http: reqwest::Client::new(),
         });
@@ -110,9 +118,25 @@ impl FaultyEndpoint {
         self.state.faults.load(Ordering::Relaxed)
     }
 
+    /// From now on it misbehaves, if it is one that waits for this.
+    pub fn begin(&self) {
+        self.state.begun.store(true, Ordering::Relaxed);
+    }
+
     /// From now on it behaves.
     pub fn heal(&self) {
         self.state.healed.store(true, Ordering::Relaxed);
+        self.state.go.notify_one();
+    }
+
+    /// Waits until it has done wrong.
+    pub async fn happened(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.faults() == 0 {
+            ensure!(Instant::now() < deadline, "nothing went wrong: {:?}", self.state.fault);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 }
 
@@ -137,12 +161,18 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
         Fault::EmptyLogs | Fault::TakenBack(_) => question["method"] == "eth_getLogs",
         Fault::NoTip | Fault::TipUnknown => question["method"] == "eth_maxPriorityFeePerGas",
         Fault::StaleHead => question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest",
+        Fault::Hidden(_) => {
+            let old = question["params"][1].as_str().is_some_and(|block| block.starts_with("0x"));
+            let begun = state.begun.load(Ordering::Relaxed);
+            begun && (question["method"] == "eth_getLogs" || question["method"] == "eth_call" && old)
+        }
+        Fault::Held(name) => question["method"] == name && state.begun.swap(false, Ordering::Relaxed),
         _ => true,
     };
     let number = if concerned { state.count.fetch_add(1, Ordering::Relaxed) } else { 0 };
     let due = concerned && number % state.every == state.every - 1 && !state.healed.load(Ordering::Relaxed);
     let fault = due.then_some(state.fault);
-    if !matches!(fault, None | Some(Fault::TakenBack(_) | Fault::TakenBackAtSend(_))) {
+    if !matches!(fault, None | Some(Fault::TakenBack(_) | Fault::TakenBackAtSend(_) | Fault::Hidden(_))) {
         state.faults.fetch_add(1, Ordering::Relaxed);
     }
     let id = question["id"].clone();
@@ -188,6 +218,23 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             let filter = json!({ "fromBlock": "0x0", "toBlock": "latest", "topics": [kind] });
             let events = json!({ "jsonrpc": "2.0", "id": 1, "method": "eth_getLogs", "params": [filter] });
             take_back(state, &ask(state, &events).await?, kind).await?;
+            ask(state, &question).await?
+        }
+        Some(Fault::Hidden(_)) if question["method"] == "eth_call" => {
+            let error = json!({ "code": -32000, "message": "missing trie node" });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
+        Some(Fault::Hidden(kind)) => {
+            let mut answer: Value = serde_json::from_str(&ask(state, &question).await?)?;
+            if let Some(logs) = answer["result"].as_array_mut() {
+                let all = logs.len();
+                logs.retain(|log| log["topics"][0] != json!(kind));
+                state.faults.fetch_add(usize::from(logs.len() < all), Ordering::Relaxed);
+            }
+            answer.to_string()
+        }
+        Some(Fault::Held(_)) => {
+            state.go.notified().await;
             ask(state, &question).await?
         }
         Some(Fault::Delay(time)) => {

@@ -5,10 +5,15 @@ use alloy::{
     providers::{Provider, ext::AnvilApi},
     sol_types::SolEvent,
 };
-use anyhow::{Context, Result};
-use candor_sdk::bindings::{IInferenceOracle, RequestStatus};
+use anyhow::{Context, Result, ensure};
+use candor_relayer::{chain::Rpc, pipeline::Handle, store::Step};
+use candor_sdk::{
+    bindings::{IInferenceOracle, RequestStatus},
+    ids::RequestId,
+};
 use candor_tests::{
-    Fault, FaultyEndpoint, Operator, Running, World,
+    Fault, FaultyEndpoint, Operator, Running, Scene, World,
+    scene::in_flight,
     world::{PRICE, WINDOW, applicant, ether, image},
 };
 use std::{
@@ -75,18 +80,6 @@ struct Caught {
     relayer: Running,
 }
 
-impl Caught {
-    async fn happened(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.endpoint.faults() == 0 {
-            self.relayer.check()?;
-            anyhow::ensure!(Instant::now() < deadline, "nothing was taken back");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-}
-
 /// What was shown last was of a chain that is gone, and the next question is answered by another one. Nothing of it may stay in the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_is_taken_back_while_it_is_read_is_posted_again() -> Result<()> {
@@ -96,7 +89,7 @@ async fn a_result_that_is_taken_back_while_it_is_read_is_posted_again() -> Resul
     let fault = Fault::TakenBack(IInferenceOracle::Fulfilled::SIGNATURE_HASH);
     let caught = taken_back(&world, &operator, folder.path(), fault, 1).await?;
     let id = world.ask("credit", &applicant()).await?;
-    caught.happened().await?;
+    caught.endpoint.happened().await?;
     let output = world.settle(id).await?;
     assert_eq!(output.to_vec(), world.right_answer("credit", &applicant())?);
     assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
@@ -115,12 +108,175 @@ async fn a_transaction_that_is_taken_back_while_the_next_is_sent_leaves_no_gap()
     let id = world.ask("credit", &applicant()).await?;
     world.wait_for(id, RequestStatus::Fulfilled).await?;
     world.ask("digits", &image()).await?;
-    caught.happened().await?;
+    caught.endpoint.happened().await?;
     assert_eq!(world.client.request_count().await?, 1, "the second request never was");
     let output = world.settle(id).await?;
     assert_eq!(output.to_vec(), world.right_answer("credit", &applicant())?);
     assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
     caught.relayer.stop().await
+}
+
+/// A scene whose relayer has an endpoint with this fault, which has not begun.
+async fn faulty(fault: Fault) -> Result<(Scene, FaultyEndpoint, Handle)> {
+    let scene = Scene::new().await?;
+    let endpoint = FaultyEndpoint::start(&scene.world.rpc_url(), fault, 1).await?;
+    let mut settings = scene.settings();
+    settings.rpc_urls = vec![endpoint.url.clone()];
+    let relayer = scene.start(settings).await?;
+    Ok((scene, endpoint, relayer))
+}
+
+/// Until the relayer has noted that a request stands there.
+async fn noted(relayer: &Handle, id: RequestId, step: Step) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while relayer.store.request(id).await?.is_none_or(|row| row.step != step) {
+        ensure!(Instant::now() < deadline, "request {id} is {:?}, not {step}", relayer.store.request(id).await?);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Until the relayer has read all blocks that there are now.
+async fn read_up(world: &World, relayer: &Handle) -> Result<()> {
+    let newest = world.client.provider().get_block_number().await?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while relayer.store.next_block().await? <= newest {
+        ensure!(Instant::now() < deadline, "block {newest} is not read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// While a range is asked for, the chain takes back a result that was read long before, and has other events in the range. Those are of the new branch, so
+/// what was read of the old one must be forgotten first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reorganisation_below_a_range_that_is_being_read_is_noticed() -> Result<()> {
+    let (scene, endpoint, relayer) = faulty(Fault::Held("eth_getLogs")).await?;
+    let (world, provider) = (&scene.world, scene.world.client.provider());
+    let first = world.ask("credit", &applicant()).await?;
+    let asked_in = provider.get_block_number().await?;
+    noted(&relayer, first, Step::Posted).await?;
+    let posted_in = provider.get_block_number().await?;
+    endpoint.begin();
+    provider.anvil_mine(Some(1), None).await?;
+    endpoint.happened().await?;
+    provider.anvil_rollback(Some(provider.get_block_number().await? - asked_in)).await?;
+    assert_eq!(world.client.status(first).await?.0, RequestStatus::Requested, "the result is gone");
+    let second = world.ask("digits", &image()).await?;
+    assert!(provider.get_block_number().await? <= posted_in, "in a block of the range, by number");
+    provider.anvil_mine(Some(3), None).await?;
+    endpoint.heal();
+    for id in [first, second] {
+        world.wait_for(id, RequestStatus::Fulfilled).await?;
+    }
+    world.pass(WINDOW).await?;
+    for id in [first, second] {
+        world.wait_for(id, RequestStatus::Finalized).await?;
+        assert_eq!(world.count::<IInferenceOracle::Fulfilled>(id).await?, 1);
+    }
+    assert_eq!(world.client.credit(scene.operator.address()).await?, U256::from(2 * PRICE));
+    Ok(relayer.stop().await?)
+}
+
+/// The result is on chain, and no endpoint has shown the event when its block was read. Without it nobody would settle the result, and its stake would stay
+/// locked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_whose_event_was_not_shown_is_settled_all_the_same() -> Result<()> {
+    let (scene, endpoint, relayer) = faulty(Fault::Hidden(IInferenceOracle::Fulfilled::SIGNATURE_HASH)).await?;
+    let world = &scene.world;
+    endpoint.begin();
+    let id = world.ask("credit", &applicant()).await?;
+    world.wait_for(id, RequestStatus::Fulfilled).await?;
+    // More blocks than are read again each time.
+    world.client.provider().anvil_mine(Some(10), None).await?;
+    read_up(world, &relayer).await?;
+    endpoint.happened().await?;
+    assert_eq!(relayer.store.request(id).await?.map(|row| row.step), Some(Step::Posting));
+    endpoint.heal();
+    noted(&relayer, id, Step::Posted).await?;
+    world.settle(id).await?;
+    assert_eq!(world.client.credit(scene.operator.address()).await?, U256::from(PRICE));
+    assert!(world.failed_transactions(scene.operator.address()).await?.is_empty());
+    Ok(relayer.stop().await?)
+}
+
+/// A request that was not shown when its block was read, by a node that can't say how many there were then. That it is missing shows later, and then it is
+/// looked for where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_not_shown_is_looked_for_in_old_blocks() -> Result<()> {
+    let (scene, endpoint, relayer) = faulty(Fault::Hidden(IInferenceOracle::Requested::SIGNATURE_HASH)).await?;
+    let world = &scene.world;
+    let first = world.ask("credit", &applicant()).await?;
+    noted(&relayer, first, Step::Posted).await?;
+    endpoint.begin();
+    let hidden = world.ask("digits", &image()).await?;
+    world.client.provider().anvil_mine(Some(10), None).await?;
+    read_up(world, &relayer).await?;
+    endpoint.happened().await?;
+    assert_eq!(relayer.store.request(hidden).await?, None);
+    endpoint.heal();
+    let last = world.ask("credit", &applicant()).await?;
+    for id in [hidden, last] {
+        world.wait_for(id, RequestStatus::Fulfilled).await?;
+    }
+    assert_eq!(world.settle(hidden).await?.to_vec(), world.right_answer("digits", &image())?);
+    Ok(relayer.stop().await?)
+}
+
+/// A transaction that a reorganisation took back is gone, and another one is made in its place. Nodes had the old one all the while, and it is mined again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_was_taken_back_and_comes_again_is_known() -> Result<()> {
+    let scene = Scene::new().await?;
+    let (world, provider) = (&scene.world, scene.world.client.provider());
+    let relayer = scene.start(scene.settings()).await?;
+    let id = world.ask("credit", &applicant()).await?;
+    let asked_in = provider.get_block_number().await?;
+    noted(&relayer, id, Step::Posted).await?;
+    let (_, old) = world.client.fulfilled(id, 0).await?.context("no result")?;
+    let raw = provider.get_raw_transaction_by_hash(old).await?.context("no transaction")?;
+    provider.anvil_set_auto_mine(false).await?;
+    provider.anvil_rollback(Some(provider.get_block_number().await? - asked_in)).await?;
+    provider.anvil_mine(Some(4), None).await?;
+    let new = in_flight(&relayer.store, |sent| sent.iter().any(|sent| sent.hash != old)).await?;
+    let new = new.iter().find(|sent| sent.hash != old).context("there is one")?;
+    // What the relayer sends again and again has to make room.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while provider.get_transaction_by_hash(old).await?.is_none() {
+        ensure!(Instant::now() < deadline, "the old transaction is not taken");
+        provider.anvil_drop_transaction(new.hash).await?;
+        let _taken = provider.send_raw_transaction(&raw).await.ok();
+    }
+    provider.anvil_set_auto_mine(true).await?;
+    provider.anvil_mine(Some(1), None).await?;
+    world.settle(id).await?;
+    assert_eq!(world.client.fulfilled(id, 0).await?.context("no result")?.1, old, "the old one did it");
+    assert_eq!(world.client.credit(scene.operator.address()).await?, U256::from(PRICE));
+    assert!(world.failed_transactions(scene.operator.address()).await?.is_empty());
+    let sent = provider.get_transaction_count(scene.operator.address()).await?;
+    assert_eq!(sent, new.nonce + 2, "a result and a settlement");
+    Ok(relayer.stop().await?)
+}
+
+/// Whoever looks at the chain notices that another task has changed the endpoint meanwhile, even if it was changed back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_comes_back_is_not_taken_for_having_stayed() -> Result<()> {
+    let world = World::start().await?;
+    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle).await?;
+    let alone = rpc.current();
+    rpc.fail_over(alone).await;
+    assert_eq!(rpc.current(), alone, "there is no other");
+    let second = FaultyEndpoint::start(&world.rpc_url(), Fault::EmptyLogs, 1).await?;
+    let rpc = Rpc::connect(&[world.rpc_url(), second.url.clone()], world.client.chain_id, world.client.oracle).await?;
+    let first = rpc.current();
+    rpc.fail_over(first).await;
+    let other = rpc.current();
+    rpc.fail_over(first).await;
+    assert_eq!(rpc.current(), other, "somebody has gone on from it already");
+    rpc.fail_over(other).await;
+    let turns = [first, other, rpc.current()];
+    assert!(turns[0] != turns[1] && turns[1] != turns[2] && turns[0] != turns[2], "{turns:?}");
+    assert_eq!(rpc.head().await?.number, world.client.provider().get_block_number().await?, "and it works");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

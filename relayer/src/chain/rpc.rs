@@ -60,7 +60,8 @@ pub struct Rpc {
     endpoints: Vec<Endpoint>,
     chain_id: u64,
     oracle: Address,
-    current: AtomicUsize,
+    /// Goes up with each change of the endpoint, so that none looks like no change; the endpoint is the remainder.
+    turn: AtomicUsize,
 }
 
 /// An address, and the client over it once it has proven to be of the right chain.
@@ -126,7 +127,7 @@ impl Rpc {
             endpoints.push(endpoint);
         }
         match (endpoints.iter().position(|endpoint| endpoint.client.get().is_some()), unreachable) {
-            (Some(first), _) => Ok(Self { endpoints, chain_id, oracle, current: AtomicUsize::new(first) }),
+            (Some(first), _) => Ok(Self { endpoints, chain_id, oracle, turn: AtomicUsize::new(first) }),
             (None, Some(error)) => Err(error),
             (None, None) => Err(ConnectError::None),
         }
@@ -134,7 +135,7 @@ impl Rpc {
 
     /// The client in use.
     pub fn client(&self) -> &RpcClient {
-        self.endpoints[self.current()].client.get().expect("only connected endpoints become current")
+        self.endpoint(self.current()).client.get().expect("only connected endpoints become current")
     }
 
     /// EIP-155 chain id.
@@ -142,17 +143,20 @@ impl Rpc {
         self.chain_id
     }
 
-    /// Number of the endpoint in use, for [`Rpc::fail_over`].
-    pub fn current(&self) -> usize {
-        self.current.load(Ordering::Relaxed)
+    fn endpoint(&self, turn: usize) -> &Endpoint {
+        &self.endpoints[turn % self.endpoints.len()]
     }
 
-    /// Takes the next endpoint that can be used, after an error of endpoint `failed`. If another task has gone on from it already, nothing happens:
-    /// several tasks notice the same failure.
+    /// Whose turn it is, for [`Rpc::fail_over`]. As long as this stays the same, all answers are of one endpoint.
+    pub fn current(&self) -> usize {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// Takes the next endpoint that can be used, after an error in turn `failed`. If another task has gone on from it already, nothing happens: several
+    /// tasks notice the same failure.
     pub async fn fail_over(&self, failed: usize) {
-        for step in 1..self.endpoints.len() {
-            let next = (failed + step) % self.endpoints.len();
-            let endpoint = &self.endpoints[next];
+        for next in (failed + 1)..(failed + self.endpoints.len()) {
+            let endpoint = self.endpoint(next);
             if self.current() != failed {
                 return;
             }
@@ -160,7 +164,7 @@ impl Rpc {
                 warn!(%error, "can't use this endpoint either");
                 continue;
             }
-            if self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            if self.turn.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 metrics::counter!(RPC_FAILOVERS).increment(1);
                 warn!(endpoint = %endpoint.name, "using the next endpoint");
             }

@@ -105,6 +105,10 @@ pub enum SendError {
         "nonce {0} was used up by a transaction that does nothing: there was nothing left to do for the one before"
     )]
     Cancelled(u64),
+    /// The nonce had been used before by a transaction of this relayer. A reorganisation took that back, so that the nonce was free, and then it was mined
+    /// again. What this one carried is free again unless that one did it.
+    #[error("nonce {0} was used, again, by a transaction that a reorganisation had taken back")]
+    Overtaken(u64),
     /// The nonce was used by a transaction that this relayer did not send.
     #[error("nonce {0} was used by a transaction that is not this relayer's: another program uses the key")]
     NonceTaken(u64),
@@ -298,13 +302,19 @@ impl Sender {
         };
         let sent = self.sign(purpose, transaction).await?;
         check_size(sent.raw.len())?;
-        self.store.sending(&sent, requests).await?;
+        let earlier = self.store.sending(&sent, requests).await?;
         crash::point(&format!("{purpose}-stored"));
         self.own_time.sent(requests);
         let _chain = self.own_time.waiting();
         self.broadcast(client, &sent).await;
         crash::point(&format!("{purpose}-sent"));
-        self.track(rpc, nonce).await
+        match self.track(rpc, nonce).await {
+            Ok(mined) if earlier.contains(&mined.hash) => {
+                info!(nonce, tx = %mined.hash, "a transaction that a reorganisation had taken back is in a block again");
+                Err(SendError::Overtaken(nonce))
+            }
+            outcome => outcome,
+        }
     }
 
     /// Wei per gas to offer: room for the base fee to double, within the limit.
@@ -394,12 +404,9 @@ impl Sender {
                 }
                 Ok(Outcome::Open { used }) => {
                     used_since = None;
-                    // A gap: what comes first, of its transactions the dearest, is what holds this one up.
-                    let before: Vec<_> = others.iter().filter(|sent| sent.nonce < nonce).collect();
-                    let first = before.first().map_or(nonce, |sent| sent.nonce);
-                    let next = before.iter().copied().chain(&all).take_while(|sent| sent.nonce == first).last();
+                    let before = before(&others, used, nonce);
                     if since.elapsed() > self.patience()
-                        && let Some(next) = next
+                        && let Some(next) = holding_up(&before, &all)
                     {
                         since = Instant::now();
                         self.replace(rpc, next).await?;
@@ -448,6 +455,7 @@ impl Sender {
     async fn reopen(&self, used: u64, nonce: u64) -> Result<(), StoreError> {
         let reopened = if used < nonce { self.store.reopened(used, nonce).await? } else { 0 };
         if reopened > 0 {
+            crash::point("reopened");
             warn!(from = used, before = nonce, "a reorganisation took transactions back; sending them again");
         }
         Ok(())
@@ -561,6 +569,19 @@ enum Outcome {
     },
 }
 
+/// Of the transactions in flight those that have to be mined before this nonce is, when the chain has used the nonces below `used`. Others of lower nonces
+/// are done, and only not looked at yet.
+fn before(sent: &[SentTransaction], used: u64, nonce: u64) -> Vec<&SentTransaction> {
+    sent.iter().filter(|sent| (used..nonce).contains(&sent.nonce)).collect()
+}
+
+/// What holds a nonce up, of what is `before` it and `all` of its own: what comes first, and of that the dearest.
+fn holding_up<'a>(before: &[&'a SentTransaction], all: &'a [SentTransaction]) -> Option<&'a SentTransaction> {
+    let line = before.iter().copied().chain(all);
+    let first = line.clone().next()?.nonce;
+    line.take_while(|sent| sent.nonce == first).last()
+}
+
 /// Gas limit for a call that would use `gas` now.
 fn with_margin(gas: u64) -> Result<u64, SendError> {
     if gas > MAX_GAS {
@@ -596,6 +617,27 @@ mod tests {
         }
         assert!(check_size(MAX_BYTES).is_ok());
         assert!(check_size(MAX_BYTES + 1).unwrap_err().is_of_the_size());
+    }
+
+    /// In a gap it is the first transaction that has to become dearer. As soon as it is mined it is this one, even if nobody has written that down.
+    #[test]
+    fn what_holds_a_transaction_up_is_what_the_chain_waits_for() {
+        let sent = |nonce, max_fee| SentTransaction {
+            hash: B256::random(),
+            nonce,
+            purpose: Purpose::Fulfill,
+            raw: Bytes::new(),
+            max_fee,
+            gas_limit: 21_000,
+        };
+        let (others, all) = ([sent(5, 10), sent(5, 12), sent(6, 10), sent(8, 10)], [sent(7, 10), sent(7, 12)]);
+        for (used, in_the_way, dearest) in [(5, 3, &others[1]), (6, 1, &others[2]), (7, 0, &all[1]), (4, 3, &others[1])]
+        {
+            let before = before(&others, used, 7);
+            assert_eq!(before.len(), in_the_way, "the chain is at {used}");
+            assert_eq!(holding_up(&before, &all), Some(dearest), "the chain is at {used}");
+        }
+        assert_eq!(holding_up(&[], &[]), None);
     }
 
     #[test]

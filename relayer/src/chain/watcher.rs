@@ -1,7 +1,8 @@
 //! Reads the oracle's events in ranges of blocks, into the store.
 //!
 //! No subscription is trusted: a range is asked for, with an overlap over what was already read, and stored together with the cursor. A hash that
-//! changed under the cursor is a reorganisation: the store forgets the blocks that are gone and the range is read again.
+//! changed under the cursor is a reorganisation: the store forgets the blocks that are gone and the range is read again. What an endpoint has left out
+//! longer ago than the overlap goes back is looked for where it must be.
 
 use super::{Head, Rpc};
 use crate::{
@@ -78,6 +79,9 @@ impl WatchError {
 /// How often a range is asked for again that must have more in it. After that what is there is better than nothing.
 const HOLE_TRIES: u32 = 20;
 
+/// After how many of these what is missing may be in a block that was read long ago.
+const HOLE_IS_DEEP: u32 = 5;
+
 /// Moves events from the chain to the store.
 #[derive(Debug)]
 pub struct Watcher {
@@ -88,6 +92,10 @@ pub struct Watcher {
     range: u64,
     /// How often the range in hand had a hole.
     holes: u32,
+    /// The last request that was looked for in blocks that had been read.
+    searched: u64,
+    /// The last request that no endpoint showed, in the end.
+    without: u64,
     own_time: Arc<OwnTime>,
 }
 
@@ -100,41 +108,50 @@ impl Watcher {
         challenge_window: u64,
         own_time: Arc<OwnTime>,
     ) -> Self {
-        Self { store, settings, operator, challenge_window, range: settings.max_block_range.max(1), holes: 0, own_time }
+        let range = settings.max_block_range.max(1);
+        Self { store, settings, operator, challenge_window, range, holes: 0, searched: 0, without: 0, own_time }
     }
 
     /// Reads the next range.
     pub async fn look(&mut self, rpc: &Rpc) -> Result<Look, WatchError> {
+        let endpoint = rpc.current();
         let head = rpc.head().await?;
+        let nothing = |caught_up| Look { head, logs: Vec::new(), caught_up, read: None };
         let confirmed = head.number.saturating_sub(self.settings.confirmations);
         let next = self.store.next_block().await?;
-        let reading = (next <= confirmed).then(|| range(next, confirmed, self.range, self.settings.overlap));
-        // INVARIANT: the hash of the range's last block is asked for first, the hash under the range next, and the events after both. A reorganisation
-        // before the second question is noticed by it, and one after it by the next look: events are never stored under a hash of another chain.
-        let tip = match reading {
-            Some((_, last)) => self.own_time.wait(rpc.block_under(head, last)).await?,
-            None => None,
-        };
-        if next > 0 && self.reorganised(rpc, next - 1).await? {
-            return Ok(Look { head, logs: Vec::new(), caught_up: false, read: None });
-        }
-        // An endpoint that does not have a block below its own newest one is in disorder: no haste.
-        let (Some((first, last)), Some(tip)) = (reading, tip) else {
-            return Ok(Look { head, logs: Vec::new(), caught_up: true, read: None });
-        };
-        let logs = match rpc.client().logs(first..=last).await {
-            Ok(logs) => logs,
-            Err(error) => {
-                // A range that is too wide may be refused in words nobody knows, or simply never be answered. Less is always a safe answer.
-                let narrower = self.range > 1;
-                self.range = (self.range / 2).max(1);
-                if narrower && too_wide(&error) {
-                    debug!(range = self.range, %error, "narrower range");
-                    return Ok(Look { head, logs: Vec::new(), caught_up: false, read: None });
+        // INVARIANT: the hash of the range's last block is asked for first, its events next, the hash of what was read last after them, and all of one
+        // endpoint. A reorganisation of what was read before is noticed by the third question, whenever it happened; one above that by the next look, since
+        // the hash that is stored with the events is older than they are. So events are never stored beside those of another chain, nor under its hashes.
+        let mut found = None;
+        if next <= confirmed {
+            let (first, last) = range(next, confirmed, self.range, self.settings.overlap);
+            // An endpoint that does not have a block below its own newest one is in disorder: no haste.
+            if let Some(tip) = self.own_time.wait(rpc.block_under(head, last)).await? {
+                match rpc.client().logs(first..=last).await {
+                    Ok(logs) => found = Some((last, tip, logs)),
+                    Err(error) => {
+                        // A range that is too wide may be refused in words nobody knows, or simply never be answered. Less is always a safe answer.
+                        let narrower = self.range > 1;
+                        self.range = (self.range / 2).max(1);
+                        if narrower && too_wide(&error) {
+                            debug!(range = self.range, %error, "narrower range");
+                            return Ok(nothing(false));
+                        }
+                        return Err(error.into());
+                    }
                 }
-                return Err(error.into());
             }
-        };
+        }
+        match self.what_was_read(rpc).await? {
+            Known::Unchanged => {}
+            Known::Rewound => return Ok(nothing(false)),
+            Known::Away => return Ok(nothing(true)),
+        }
+        let Some((last, tip, logs)) = found else { return Ok(nothing(true)) };
+        if rpc.current() != endpoint {
+            debug!("the endpoint changed meanwhile; asking the new one");
+            return Ok(nothing(false));
+        }
         for log in &logs {
             if let Event::Requested(event) = &log.event
                 && let Ok(request) = Request::unpack(&event.request)
@@ -169,17 +186,28 @@ impl Watcher {
         newest: bool,
     ) -> Result<(), WatchError> {
         let stored = self.store.last_request().await?;
+        let known = stored.map(|(id, _)| id.max(self.without));
         // As of the range's last block. Few endpoints know that of old blocks, where the next range tells; one that can't say is taken at its word.
         let count = if newest { self.own_time.wait(rpc.request_count_at(last)).await.ok() } else { None };
-        match missing(stored, logs, count) {
+        match missing(known, logs, count) {
             Some(missing) if self.holes < HOLE_TRIES => {
                 self.holes += 1;
                 metrics::counter!(CHAIN_HOLES).increment(1);
+                // Whoever was asked after another one was not asked before it.
+                if self.holes == HOLE_IS_DEEP
+                    && missing > self.searched
+                    && let Some((_, block)) = stored
+                {
+                    self.searched = missing;
+                    self.store.read_again(block).await?;
+                    crash::point("read-again");
+                    warn!(missing, from = block, "reading again where it must be");
+                }
                 Err(WatchError::Hole { missing, before: last })
             }
             Some(missing) => {
                 error!(missing, before = last, "no endpoint shows a request that there must be; going on without it");
-                self.holes = 0;
+                (self.holes, self.without) = (0, missing);
                 Ok(())
             }
             None => {
@@ -189,14 +217,14 @@ impl Watcher {
         }
     }
 
-    /// Compares the last block read with the chain's; if it changed, rewinds the store to the last block that did not.
-    async fn reorganised(&self, rpc: &Rpc, last: u64) -> Result<bool, WatchError> {
-        let Some(known) = self.store.block_hash(last).await? else { return Ok(false) };
+    /// Compares the last block that was ever read with the chain's; if it changed, rewinds the store to the last block that did not.
+    async fn what_was_read(&self, rpc: &Rpc) -> Result<Known, WatchError> {
+        // Not the one under the cursor: that may have been set back to read again.
+        let Some((last, known)) = self.store.newest_block().await? else { return Ok(Known::Unchanged) };
         match rpc.block_at(last).await? {
-            Some(block) if block.hash == known => return Ok(false),
+            Some(block) if block.hash == known => return Ok(Known::Unchanged),
             Some(_) => {}
-            // A chain that is shorter than what was read: an endpoint behind the others, or a reorganisation in progress. Wait.
-            None => return Ok(false),
+            None => return Ok(Known::Away),
         }
         let mut first = last;
         while first > 0 && last - first < REMEMBERED_BLOCKS {
@@ -212,8 +240,17 @@ impl Watcher {
         warn!(from = first, to = last, "the chain was reorganised; reading again");
         self.store.rewind(first).await?;
         crash::point("rewound");
-        Ok(true)
+        Ok(Known::Rewound)
     }
+}
+
+/// How what was read stands to the chain.
+enum Known {
+    Unchanged,
+    /// The chain was reorganised, and what it took back is forgotten.
+    Rewound,
+    /// The chain is shorter than what was read: an endpoint behind the others, or a reorganisation in progress. Wait.
+    Away,
 }
 
 /// The first number that is neither stored nor among the events, though a later one, or the contract's count, says that it must be.

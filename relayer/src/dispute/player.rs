@@ -502,7 +502,7 @@ impl Table {
                     });
                     return Ok(true);
                 }
-                Err(SendError::Cancelled(_)) => return Ok(true),
+                Err(SendError::Cancelled(_) | SendError::Overtaken(_)) => return Ok(true),
                 Err(SendError::Client(ClientError::Reverted(reason))) => {
                     // The chain has gone on, or somebody else has done it: the next look will show.
                     debug!(what, of, %reason, "the game refuses");

@@ -694,6 +694,7 @@ mod tests {
             RelayerError::Send(SendError::Client(reverted())),
             RelayerError::Send(SendError::NonceTaken(3)),
             RelayerError::Send(SendError::Cancelled(3)),
+            RelayerError::Send(SendError::Overtaken(3)),
             RelayerError::Send(SendError::Signer(failed(KeyKind::AwsKms))),
         ] {
             assert!(!error.is_fatal(), "{error}");

@@ -35,6 +35,10 @@ const BATCH_CALLBACK_GAS: u64 = 8_000_000;
 /// Longest time for which something that the chain refuses is left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// After how many poll intervals an event that must be there is looked for in blocks that were read before; and how seldom at last.
+const SEARCH_AFTER: u32 = 20;
+const LONGEST_SEARCH: Duration = Duration::from_secs(600);
+
 /// Time for which a payout that the chain refuses is left alone: the payee does not take money.
 const PAYOUT_WAIT: Duration = Duration::from_secs(3600);
 
@@ -54,6 +58,7 @@ pub(super) async fn run(
         stake_per_result,
         no_stake: false,
         held: HashMap::new(),
+        behind: HashMap::new(),
         no_payout_until: None,
     };
     rounds(&shared, Some(&shared.signed), &mut poster).await
@@ -68,11 +73,23 @@ struct Poster {
     no_stake: bool,
     /// What the chain refuses for now, by purpose and key: left alone until then, twice as long each time.
     held: HashMap<(Purpose, (u64, u32)), Held>,
+    /// Requests with which the chain is further than the events that were read, by what was to be done with them, and key.
+    behind: HashMap<(Purpose, (u64, u32)), Behind>,
     no_payout_until: Option<Instant>,
 }
 
 struct Held {
     until: Instant,
+    wait: Duration,
+}
+
+struct Behind {
+    /// The last time that it was so.
+    noticed: Instant,
+    /// The newest block when it was noticed first.
+    newest: u64,
+    /// When what is missing is looked for, and how long after that again.
+    search: Instant,
     wait: Duration,
 }
 
@@ -98,16 +115,41 @@ impl Rounds for Poster {
 impl Poster {
     /// Requests whose transaction has ended: the events say whether it did its work; where the watcher has read beyond its block and there is none,
     /// it did not, and the request is free for another.
-    async fn reconcile(&self) -> Result<(), RelayerError> {
-        let store = &self.shared.store;
-        for (step, key) in store.stranded(BATCH).await? {
+    async fn reconcile(&mut self) -> Result<(), RelayerError> {
+        self.behind.retain(|_, behind| behind.noticed.elapsed() < 2 * LONGEST_WAIT);
+        for (step, key) in self.shared.store.stranded(BATCH).await? {
             let (status, _) = self.shared.rpc.client().status(RequestId(key.0)).await?;
-            let expected = if step == Step::Posting { RequestStatus::Requested } else { RequestStatus::Fulfilled };
-            // Another status will arrive as an event.
+            let (purpose, expected) = match step {
+                Step::Posting => (Purpose::Fulfill, RequestStatus::Requested),
+                _ => (Purpose::Finalize, RequestStatus::Fulfilled),
+            };
             if status == expected {
-                store.released(key).await?;
+                self.shared.store.released(key).await?;
                 crash::point("released");
+            } else {
+                self.is_behind(purpose, key).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// The chain has gone on with a request, and the events will say how. If they do not come, an endpoint has left them out: they are looked for in all
+    /// blocks since the request was asked.
+    async fn is_behind(&mut self, purpose: Purpose, key: (u64, u32)) -> Result<(), RelayerError> {
+        let (now, wait) = (Instant::now(), self.shared.poll_interval * SEARCH_AFTER);
+        let newest = self.shared.head.borrow().number;
+        let behind = self.behind.entry((purpose, key));
+        let behind = behind.or_insert(Behind { noticed: now, newest, search: now + wait, wait: wait * 2 });
+        behind.noticed = now;
+        if now < behind.search || self.shared.store.next_block().await? <= behind.newest {
+            return Ok(());
+        }
+        behind.search = now + behind.wait;
+        behind.wait = (behind.wait * 2).min(LONGEST_SEARCH);
+        if let Some(block) = self.shared.store.asked_in(key).await? {
+            warn!(request = key.0, from = block, "the endpoint has not shown what became of a request; reading again");
+            self.shared.store.read_again(block).await?;
+            crash::point("read-again");
         }
         Ok(())
     }
@@ -208,7 +250,7 @@ impl Poster {
                     sent_any = true;
                 }
                 // Its requests are free again as soon as the watcher has read that block.
-                Err(SendError::Cancelled(_)) => sent_any = true,
+                Err(SendError::Cancelled(_) | SendError::Overtaken(_)) => sent_any = true,
                 Err(error) if error.is_of_the_size() && rows.len() > 1 => {
                     let second = rows.split_off(rows.len() / 2);
                     waiting.extend([second, rows]);
@@ -246,6 +288,7 @@ impl Poster {
         let wait = known.map_or(self.shared.poll_interval, |wait| wait * 2).min(LONGEST_WAIT);
         if status != expected {
             debug!(request = %row.id(), %purpose, ?status, "the chain is further than this relayer; waiting for its events");
+            self.is_behind(purpose, row.key()).await?;
         } else if known.is_none() {
             warn!(request = %row.id(), %purpose, %reason, "the chain refuses for now");
         } else {
@@ -275,7 +318,7 @@ impl Poster {
                 self.no_payout_until = Some(Instant::now() + PAYOUT_WAIT);
                 return Ok(false);
             }
-            Err(SendError::Cancelled(_)) => return Ok(true),
+            Err(SendError::Cancelled(_) | SendError::Overtaken(_)) => return Ok(true),
             sent => sent?,
         };
         self.mined(Purpose::Payout, 0, sent);

@@ -4,7 +4,10 @@
 //! a download, and no request is worked on before its input is here.
 
 use super::{RequestRow, Store, StoreError, now_millis, signed, unsigned};
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::{
+    primitives::{Address, B256, Bytes},
+    sol_types::SolValue,
+};
 use candor_sdk::request::Request;
 use sqlx::{Row, any::AnyRow};
 
@@ -125,11 +128,14 @@ impl Store {
 
     /// Says of a request where its input is, if that was announced before anything was read here.
     pub async fn input_is_at(&self, request: &Request, uri: &str, size: u32) -> Result<(), StoreError> {
-        sqlx::query("UPDATE requests SET uri = $1, input_size = $2 WHERE id = $3 AND attempt = $4 AND uri IS NULL")
+        let statement = "UPDATE requests SET uri = $1, input_size = $2
+             WHERE id = $3 AND attempt = $4 AND request = $5 AND uri IS NULL";
+        sqlx::query(statement)
             .bind(uri.to_owned())
             .bind(i64::from(size))
             .bind(signed(request.id.0)?)
             .bind(i64::from(request.attempt))
+            .bind(request.pack().abi_encode())
             .execute(&self.pool)
             .await?;
         Ok(())

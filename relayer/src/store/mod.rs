@@ -243,6 +243,13 @@ impl Store {
         row.map(|row| hash(row.try_get(0)?)).transpose()
     }
 
+    /// The newest block whose hash is known, and the hash: the last that was read, unless the cursor was set back since.
+    pub async fn newest_block(&self) -> Result<Option<(u64, B256)>, StoreError> {
+        let row = sqlx::query("SELECT number, hash FROM blocks ORDER BY number DESC LIMIT 1");
+        let row = row.fetch_optional(&self.pool).await?;
+        row.map(|row| Ok((unsigned(row.try_get(0)?)?, hash(row.try_get(1)?)?))).transpose()
+    }
+
     /// Where it is.
     pub fn location(&self) -> &StoreLocation {
         &self.location

@@ -236,6 +236,14 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
+    /// Sets the cursor back to `first`, for what an endpoint has left out there. Nothing is forgotten, and what was read is not done again.
+    pub async fn read_again(&self, first: u64) -> Result<(), StoreError> {
+        let mut transaction = self.begin_as_submitter().await?;
+        let statement = sqlx::query("UPDATE deployment SET next_block = $1 WHERE next_block > $1");
+        statement.bind(signed(first)?).execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
     /// Requests at a step, earliest deadline first.
     pub async fn at(&self, step: Step, limit: u32) -> Result<Vec<RequestRow>, StoreError> {
         self.select(
@@ -300,10 +308,18 @@ impl Store {
         unsigned(found.try_get(0)?)
     }
 
-    /// The highest number of a request that is stored.
-    pub async fn last_request(&self) -> Result<Option<u64>, StoreError> {
-        let row = sqlx::query("SELECT MAX(id) FROM requests").fetch_one(&self.pool).await?;
-        row.try_get::<Option<i64>, _>(0)?.map(unsigned).transpose()
+    /// The highest number of a request that is stored, and the block in which it was asked first.
+    pub async fn last_request(&self) -> Result<Option<(u64, u64)>, StoreError> {
+        let row = sqlx::query("SELECT id, block FROM requests ORDER BY id DESC, attempt LIMIT 1");
+        let row = row.fetch_optional(&self.pool).await?;
+        row.map(|row| Ok((unsigned(row.try_get(0)?)?, unsigned(row.try_get(1)?)?))).transpose()
+    }
+
+    /// The block in which a request was asked, by its key.
+    pub async fn asked_in(&self, key: (u64, u32)) -> Result<Option<u64>, StoreError> {
+        let row = sqlx::query("SELECT block FROM requests WHERE id = $1 AND attempt = $2");
+        let row = row.bind(signed(key.0)?).bind(i64::from(key.1)).fetch_optional(&self.pool).await?;
+        row.map(|row| unsigned(row.try_get(0)?)).transpose()
     }
 
     /// How long ago the oldest request was seen that is not answered yet.
@@ -381,8 +397,10 @@ impl Store {
             "UPDATE requests SET step = CASE step WHEN 'posting' THEN 'signed' ELSE 'posted' END, updated_at = $3
              WHERE step IN ('posting', 'finalizing') AND id = $1 AND attempt = $2",
         );
-        query.bind(signed(key.0)?).bind(i64::from(key.1)).bind(now_millis()).execute(&self.pool).await?;
-        Ok(())
+        let query = query.bind(signed(key.0)?).bind(i64::from(key.1)).bind(now_millis());
+        let mut transaction = self.begin_as_submitter().await?;
+        query.execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
     }
 }
 

@@ -198,6 +198,99 @@ async fn steps_go_forward_one_by_one() {
     .await;
 }
 
+/// Events come while a transaction is made: it was to carry an answer that somebody else has carried, or to settle a result that was taken back.
+#[tokio::test]
+async fn what_became_of_a_request_while_a_transaction_was_made_for_it_stays() {
+    on_both(async |opened: Opened| {
+        opened.apply(11, &[requested(11, 1, b"one"), requested(11, 2, b"two")]).await;
+        for key in [(1, 0), (2, 0)] {
+            opened.inferred(key, b"answer").await;
+            opened.signed(key).await;
+        }
+        let sent = |nonce, purpose| SentTransaction {
+            hash: B256::with_last_byte(u8::try_from(nonce).unwrap()),
+            nonce,
+            purpose,
+            raw: Bytes::from_static(b"raw"),
+            max_fee: 5,
+            gas_limit: 6,
+        };
+        opened.apply(12, &[fulfilled(12, 1, US)]).await;
+        opened.store.sending(&sent(0, Purpose::Fulfill), &[(1, 0), (2, 0)]).await.unwrap();
+        assert_eq!(opened.step(1).await, Some(Step::Posted), "to be settled");
+        assert_eq!(opened.step(2).await, Some(Step::Posting));
+        opened
+            .store
+            .resolved(0, Some((sent(0, Purpose::Fulfill).hash, TransactionState::Mined, 13, 1, U256::ONE)))
+            .await
+            .unwrap();
+        opened.apply(13, &[fulfilled(13, 2, US)]).await;
+
+        opened.store.rewind(13).await.unwrap();
+        opened.store.released((2, 0)).await.unwrap();
+        opened.store.sending(&sent(1, Purpose::Finalize), &[(1, 0), (2, 0)]).await.unwrap();
+        assert_eq!(opened.step(1).await, Some(Step::Finalizing));
+        assert_eq!(opened.step(2).await, Some(Step::Signed), "to be posted again");
+    })
+    .await;
+}
+
+/// A nonce that is free again after a reorganisation: nodes may still have the transaction that had used it, and whichever is mined is known.
+#[tokio::test]
+async fn whoever_uses_a_nonce_again_watches_what_had_used_it() {
+    on_both(async |opened: Opened| {
+        let sent = |hash: u8, max_fee| SentTransaction {
+            hash: B256::with_last_byte(hash),
+            nonce: 7,
+            purpose: Purpose::Fulfill,
+            raw: Bytes::from_static(b"raw"),
+            max_fee,
+            gas_limit: 6,
+        };
+        let (cheap, dear, new) = (sent(1, 5), sent(2, 6), sent(3, 4));
+        let mined = |hash| Some((hash, TransactionState::Mined, 12, 100, U256::from(9)));
+        assert!(opened.store.sending(&cheap, &[]).await.unwrap().is_empty());
+        assert!(opened.store.sending(&dear, &[]).await.unwrap().is_empty(), "both are in flight");
+        opened.store.resolved(7, mined(dear.hash)).await.unwrap();
+        assert_eq!(opened.store.unresolved().await.unwrap(), []);
+        let mut earlier = opened.store.sending(&new, &[]).await.unwrap();
+        earlier.sort();
+        assert_eq!(earlier, [cheap.hash, dear.hash]);
+        assert_eq!(opened.store.unresolved().await.unwrap(), [new.clone(), cheap.clone(), dear.clone()]);
+        assert_eq!(opened.store.spent_since(0).await.unwrap(), U256::ZERO, "what was taken back cost nothing");
+        opened.store.resolved(7, mined(cheap.hash)).await.unwrap();
+        assert_eq!(opened.store.unresolved().await.unwrap(), []);
+        assert_eq!(opened.store.spent_since(0).await.unwrap(), U256::from(9));
+        // The very same bytes, signed again, are no other transaction.
+        let mut earlier = opened.store.sending(&cheap, &[]).await.unwrap();
+        earlier.sort();
+        assert_eq!(earlier, [dear.hash, new.hash]);
+    })
+    .await;
+}
+
+/// The cursor goes back for events that were not shown. What is known stays, and reorganisations are still noticed where the chain was read last.
+#[tokio::test]
+async fn blocks_that_are_read_again_change_nothing_that_is_known() {
+    on_both(async |opened: Opened| {
+        assert_eq!(opened.store.newest_block().await.unwrap(), None);
+        opened.apply(40, &[requested(11, 1, b"one"), requested(30, 3, b"three"), fulfilled(31, 1, US)]).await;
+        assert_eq!(opened.store.last_request().await.unwrap(), Some((3, 30)));
+        assert_eq!(opened.store.asked_in((1, 0)).await.unwrap(), Some(11));
+        assert_eq!(opened.store.asked_in((1, 1)).await.unwrap(), None);
+        opened.store.read_again(11).await.unwrap();
+        opened.store.read_again(20).await.unwrap();
+        assert_eq!(opened.store.next_block().await.unwrap(), 11, "from the first on");
+        assert_eq!(opened.store.newest_block().await.unwrap(), Some((40, hash_of(40, 0))));
+        opened.apply(25, &[requested(11, 1, b"one"), requested(20, 2, b"two")]).await;
+        assert_eq!(opened.store.next_block().await.unwrap(), 26);
+        assert_eq!(opened.store.newest_block().await.unwrap(), Some((40, hash_of(40, 0))));
+        let steps = [opened.step(1).await, opened.step(2).await, opened.step(3).await];
+        assert_eq!(steps, [Some(Step::Posted), Some(Step::Seen), Some(Step::Seen)]);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_others_answered_is_left_alone() {
     on_both(async |opened: Opened| {
@@ -527,7 +620,7 @@ async fn requesters_take_turns_and_the_earliest_deadline_comes_first() {
 async fn what_one_worker_has_claimed_others_leave_alone_until_it_is_silent() {
     on_postgres(async |opened: Opened| {
         opened.apply(11, &(1..=6).map(|id| requested_by(1, id, 5_000)).collect::<Vec<_>>()).await;
-        let second = opened.second().await.with_lease(Duration::from_millis(1_000));
+        let second = opened.second().await;
         let claim = async |store: &Store, limit| store.claim(Step::Seen, US, &[MODEL], 0, limit).await.unwrap().len();
         assert_eq!(claim(&second, 4).await, 4);
         assert_eq!(claim(&opened.store, 10).await, 2, "the rest");
@@ -538,13 +631,16 @@ async fn what_one_worker_has_claimed_others_leave_alone_until_it_is_silent() {
             "whoever serves no model claims nothing"
         );
         // Alive, it keeps them for longer than the lease.
+        let second = second.with_lease(Duration::from_secs(2));
         for _ in 0..4 {
-            tokio::time::sleep(Duration::from_millis(400)).await;
+            tokio::time::sleep(Duration::from_millis(700)).await;
             assert!(!second.sign_of_life(&WorkerCard::default(), true).await.unwrap(), "there is a submitter");
         }
         assert_eq!(claim(&opened.store, 10).await, 2);
         // Silent, it loses them.
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let last = second.clone().with_lease(Duration::from_millis(1));
+        assert!(!last.sign_of_life(&WorkerCard::default(), true).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(claim(&opened.store, 10).await, 6);
         assert_eq!(claim(&second, 10).await, 0);
         opened.store.leave().await.unwrap();
@@ -587,7 +683,6 @@ async fn there_is_one_submitter_and_one_that_was_writes_nothing_more() {
     on_postgres(async |opened: Opened| {
         let (first, second) = (&opened.store, opened.second().await);
         let card = WorkerCard { device: "cpu".into(), models: vec!["credit".into()], ..WorkerCard::default() };
-        let first = first.clone().with_lease(Duration::from_millis(500));
         assert!(first.sign_of_life(&card, true).await.unwrap(), "it is, and stays");
         assert!(!second.sign_of_life(&card, true).await.unwrap());
         let (raw, hash) = (Bytes::from_static(b"raw"), B256::repeat_byte(9));
@@ -597,11 +692,20 @@ async fn there_is_one_submitter_and_one_that_was_writes_nothing_more() {
         first.sending(&sent, &[]).await.unwrap();
 
         // The first is held up for longer than its lease; the second takes over, with the transaction that is open.
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(first.clone().with_lease(Duration::from_millis(1)).sign_of_life(&card, true).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(second.sign_of_life(&card, true).await.unwrap());
         assert_eq!(second.unresolved().await.unwrap(), vec![sent.clone()]);
         let range = BlockRange { last: 12, last_hash: hash, logs: &[], operator: US, challenge_window: WINDOW };
-        for late in [first.sending(&sent, &[]).await, first.apply(range).await, first.rewind(1).await] {
+        for late in [
+            first.sending(&sent, &[]).await.map(|_| ()),
+            first.apply(range).await,
+            first.rewind(1).await,
+            first.read_again(1).await,
+            first.released((1, 0)).await,
+            first.resolved(0, None).await,
+            first.reopened(0, 1).await.map(|_| ()),
+        ] {
             assert!(matches!(late, Err(StoreError::NotSubmitter)), "{late:?}");
         }
         assert!(!first.sign_of_life(&card, true).await.unwrap());

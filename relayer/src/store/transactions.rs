@@ -39,11 +39,11 @@ impl Purpose {
             .ok_or_else(|| StoreError::Damaged(format!("unknown purpose `{name}`")))
     }
 
-    /// Step of the requests that such a transaction carries.
-    fn step(self) -> Option<Step> {
+    /// Step of the requests that such a transaction takes up, and the step it brings them to.
+    fn steps(self) -> Option<(Step, Step)> {
         match self {
-            Self::Fulfill => Some(Step::Posting),
-            Self::Finalize => Some(Step::Finalizing),
+            Self::Fulfill => Some((Step::Signed, Step::Posting)),
+            Self::Finalize => Some((Step::Posted, Step::Finalizing)),
             Self::Payout | Self::Dispute | Self::Cancel => None,
         }
     }
@@ -108,8 +108,10 @@ impl SentTransaction {
 
 impl Store {
     /// Stores a signed transaction and moves the requests it carries to their step, at once. After this it may be sent. Signing is deterministic, so
-    /// after a reorganisation the very same bytes can be signed again: they are in flight again then.
-    pub async fn sending(&self, sent: &SentTransaction, requests: &[(u64, u32)]) -> Result<(), StoreError> {
+    /// after a reorganisation the very same bytes can be signed again: they are in flight again then. Events may have come while it was made: a request
+    /// that they have brought further, or back, stays where they have brought it. Others of the nonce that were in a block are in none any more, or the nonce
+    /// would not be free: they are in flight again too, since nodes may still have them. Gives their hashes.
+    pub async fn sending(&self, sent: &SentTransaction, requests: &[(u64, u32)]) -> Result<Vec<B256>, StoreError> {
         let mut transaction = self.begin_as_submitter().await?;
         sqlx::query(
             "INSERT INTO transactions (hash, nonce, purpose, raw, max_fee, gas_limit, state, created_at) VALUES ($1, $2, $3, $4, $5, $6, 'sent', $7)
@@ -124,6 +126,10 @@ impl Store {
         .bind(now_millis())
         .execute(&mut *transaction)
         .await?;
+        let reopened = sqlx::query(
+            "UPDATE transactions SET state = 'sent', block = NULL, gas_used = NULL, cost = NULL WHERE nonce = $1 AND state <> 'sent' RETURNING hash",
+        );
+        let reopened = reopened.bind(signed(sent.nonce)?).fetch_all(&mut *transaction).await?;
         for (id, attempt) in requests {
             sqlx::query(
                 "INSERT INTO transaction_requests (nonce, id, attempt) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
@@ -133,19 +139,21 @@ impl Store {
             .bind(i64::from(*attempt))
             .execute(&mut *transaction)
             .await?;
-            if let Some(step) = sent.purpose.step() {
+            if let Some((from, to)) = sent.purpose.steps() {
                 sqlx::query(
-                    "UPDATE requests SET step = $1, updated_at = $2 WHERE id = $3 AND attempt = $4 AND step IN ('signed', 'posted')",
+                    "UPDATE requests SET step = $1, updated_at = $2 WHERE id = $3 AND attempt = $4 AND step = $5",
                 )
-                .bind(step.name())
+                .bind(to.name())
                 .bind(now_millis())
                 .bind(signed(*id)?)
                 .bind(i64::from(*attempt))
+                .bind(from.name())
                 .execute(&mut *transaction)
                 .await?;
             }
         }
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        reopened.iter().map(|row| hash(row.try_get(0)?)).collect()
     }
 
     /// Transactions whose outcome is not known, lowest nonce first; replacements of one nonce from cheap to dear, which is the order they were made in.
@@ -186,7 +194,7 @@ impl Store {
         nonce: u64,
         winner: Option<(B256, TransactionState, u64, u64, U256)>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.begin_as_submitter().await?;
         sqlx::query("UPDATE transactions SET state = $1 WHERE nonce = $2 AND state = 'sent'")
             .bind(TransactionState::Replaced.name())
             .bind(signed(nonce)?)
