@@ -120,7 +120,12 @@ async fn a_callback_that_is_too_dear_now_is_carried_when_gas_is_cheaper() -> Res
     provider.anvil_mine(Some(1), None).await?;
     let folder = tempfile::tempdir()?;
     let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while relayer.store.request(id).await?.is_none() {
+        anyhow::ensure!(Instant::now() < deadline, "never seen");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let row = relayer.store.request(id).await?.context("not stored")?;
     assert_eq!((row.step, row.reason), (Step::Seen, None), "neither answered at a loss nor given up");
     provider.anvil_set_next_block_base_fee_per_gas(u128::from(CALLBACK_GAS_PRICE / 5)).await?;
@@ -190,13 +195,14 @@ async fn an_endpoint_that_was_down_at_start_is_used_when_the_other_goes() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relayer_that_is_dropped_leaves_its_database_free() -> Result<()> {
-    let world = World::start().await?;
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(2)).await?;
     let folder = tempfile::tempdir()?;
-    let (relayer, _) = world.relayer(folder.path(), None).await?;
+    let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
     drop(relayer);
     let deadline = Instant::now() + Duration::from_secs(5);
     let again = loop {
-        match world.relayer(folder.path(), None).await {
+        match world.relayer(folder.path(), Some(&operator)).await {
             Ok((relayer, _)) => break relayer,
             Err(error) if Instant::now() > deadline => return Err(error.context("its tasks still run")),
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -5,7 +5,7 @@ use alloy::{
     providers::{Provider, ext::AnvilApi},
 };
 use anyhow::{Context, Result};
-use candor_relayer::pipeline;
+use candor_relayer::{pipeline, store::Step};
 use candor_sdk::bindings::{IInferenceOracle, RequestStatus};
 use candor_tests::{
     Fault, FaultyEndpoint, World,
@@ -113,16 +113,19 @@ async fn request_taken_back(depth: u64) -> Result<()> {
     let operator = world.operator(ether(2)).await?;
     let folder = tempfile::tempdir()?;
     let provider = world.client.provider();
-    let (watching, _) = world.relayer(folder.path(), None).await?;
+    // Everything is done but the sending.
+    let mut settings = world.settings(folder.path(), Some(&operator));
+    settings.gas.max_fee_per_gas = 1;
+    let waiting = pipeline::spawn(settings, tokio::sync::broadcast::channel(64).0, Default::default()).await?;
     let first = world.ask("digits", &image()).await?;
     provider.anvil_mine(Some(depth - 1), None).await?;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while watching.store.request(first).await?.is_none() {
-        anyhow::ensure!(tokio::time::Instant::now() < deadline, "never seen");
+    while waiting.store.request(first).await?.is_none_or(|row| row.step != Step::Signed) {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "never signed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     provider.anvil_rollback(Some(depth)).await?;
-    watching.stop().await?;
+    waiting.stop().await?;
     assert_eq!(world.client.request_count().await?, 0, "it never was");
     let second = world.ask("credit", &applicant()).await?;
     assert_eq!(first, second, "the same number, another request");
