@@ -588,9 +588,7 @@ async fn taken_back(depth: u64) -> Result<()> {
     let id = court.ask(causal.id, &question).await?;
     let relayers = [&liar, &watcher];
     let moves = async |wanted: usize| {
-        let made = async || {
-            Ok(court.cases(id).await?.iter().any(|case| case.moves.len() >= wanted).then_some(()))
-        };
+        let made = async || Ok(court.cases(id).await?.iter().any(|case| case.moves.len() >= wanted).then_some(()));
         court.wait(&format!("{wanted} moves"), &relayers, made).await
     };
     let provider = court.world.client.provider();
