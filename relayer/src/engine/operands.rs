@@ -2,6 +2,7 @@
 
 use super::error::LoadError;
 use super::kernels::{Weight, gemm, quantised as kernel};
+use super::narrow::narrowed;
 use super::ops::{Extent, quantised};
 use super::unpacked::{Packed, Unpacked};
 use candle_core::{Device, Error, Result, Tensor, WithDType, bail};
@@ -9,7 +10,6 @@ use candor_sdk::arithmetic::quantised::Quantised;
 use candor_sdk::arithmetic::scalar;
 use candor_sdk::program::{Model, Op, Operand, WeightBytes, WeightTensor, WeightType};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -117,11 +117,11 @@ impl Operands {
     }
 
     fn add_packed(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
-        let packed = match (tensor.dtype(), narrowest(tensor)) {
-            (WeightType::F16, _) => pack(tensor, f16::from_le_bytes, device),
-            (WeightType::Bf16, _) => pack(tensor, bf16::from_le_bytes, device),
-            (_, WeightType::Bf16) => pack(tensor, |b| bf16::from_f32(f32::from_le_bytes(b)), device),
-            (_, WeightType::F16) => pack(tensor, |b| f16::from_f32(f32::from_le_bytes(b)), device),
+        let narrowed = narrowed(tensor);
+        let tensor = narrowed.as_ref().unwrap_or(tensor);
+        let packed = match tensor.dtype() {
+            WeightType::F16 => pack(tensor, f16::from_le_bytes, device),
+            WeightType::Bf16 => pack(tensor, bf16::from_le_bytes, device),
             _ => pack(tensor, f32::from_le_bytes, device),
         }?;
         self.packed.insert(weight, packed);
@@ -170,23 +170,6 @@ impl Operands {
     }
 }
 
-/// The narrowest type that holds every number of a layer's weights as it is. Much of what is stored as f32 was f16 or bf16 when it was trained; so kept,
-/// it takes half the memory, and a token, which has to read all of it, half the time. Kernels widen it again, so no product changes.
-fn narrowest(tensor: &WeightTensor) -> WeightType {
-    let WeightType::F32 = tensor.dtype() else { return tensor.dtype() };
-    let all = |held: fn(f32) -> f32| {
-        let same = |bytes: &[u8; 4]| held(f32::from_le_bytes(*bytes)).to_le_bytes() == *bytes;
-        (0..tensor.rows()).into_par_iter().all(|row| tensor.row(row).as_chunks::<4>().0.iter().all(same))
-    };
-    if all(|w| bf16::from_f32(w).to_f32()) {
-        WeightType::Bf16
-    } else if all(|w| f16::from_f32(w).to_f32()) {
-        WeightType::F16
-    } else {
-        WeightType::F32
-    }
-}
-
 fn values<T, const N: usize>(tensor: &WeightTensor, element: impl Fn([u8; N]) -> T) -> Vec<T> {
     tensor.bytes().as_chunks::<N>().0.iter().map(|bytes| element(*bytes)).collect()
 }
@@ -207,31 +190,4 @@ fn pack<W: Weight + WithDType, const N: usize>(
     let (n, k) = (tensor.rows(), tensor.cols());
     let packed = gemm::pack_rows(n, k, |row| tensor.row(row).as_chunks::<N>().0.iter().map(|bytes| element(*bytes)));
     Tensor::from_vec(packed, (n.div_ceil(gemm::PANEL), k, gemm::PANEL), device)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f32_weights_are_kept_in_the_narrowest_type_that_holds_each() {
-        let kept = |values: &[f32]| {
-            let tensor = WeightTensor::from_f32("w", (1, values.len() as u32), values).unwrap();
-            narrowest(&tensor)
-        };
-        // Near 3.0e38, which no f16 reaches, and of which bf16 holds every bit.
-        let large = f32::from_bits(0x7f61_0000);
-        let subnormal = f32::from_bits(1);
-        for (values, expected) in [
-            (&[0.0, -0.0, 1.5, f32::INFINITY, large][..], WeightType::Bf16),
-            (&[1.0 + 1.0 / 1024.0, 65504.0, 5.960_464_5e-8], WeightType::F16),
-            // One of each: neither holds both.
-            (&[1.0 + 1.0 / 1024.0, large], WeightType::F32),
-            (&[0.1], WeightType::F32),
-            (&[1.0, subnormal], WeightType::F32),
-            (&[1.0, f32::from_bits(0x7f80_0001)], WeightType::F32),
-        ] {
-            assert_eq!(kept(values), expected, "{values:?}");
-        }
-    }
 }
