@@ -104,9 +104,10 @@ fn golden_answers_on_every_path_and_any_number_of_threads() {
 /// Weights that are stored as f32 and are narrower numbers are kept in memory as such: what anybody sees of them stays the same.
 #[test]
 fn narrow_numbers_stored_as_f32_answer_and_open_as_f32() {
-    let rounded: [(&str, fn(f32) -> f32); 3] =
-        [("bf16", |w| half::bf16::from_f32(w).to_f32()), ("f16", |w| half::f16::from_f32(w).to_f32()), ("f32", |w| w)];
-    for (name, rounded) in rounded {
+    type Rounding = fn(f32) -> f32;
+    let bf16: Rounding = |w| half::bf16::from_f32(w).to_f32();
+    let f16: Rounding = |w| half::f16::from_f32(w).to_f32();
+    for (name, rounded) in [("bf16", bf16), ("f16", f16), ("f32", |w| w)] {
         let mut made = decoder("llama", 16, Dtype::F32, true);
         made.tensors.iter_mut().for_each(|(.., values)| values.iter_mut().for_each(|w| *w = rounded(*w)));
         let imported = import::files(&made.files(), &Options::default()).expect(name);
