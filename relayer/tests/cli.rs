@@ -99,6 +99,13 @@ fn init_writes_what_can_be_read_and_replaces_nothing() {
     assert_eq!(value["event"], "initialised");
     assert_ne!(std::fs::read_to_string(person.folder().join("candor.toml")).unwrap(), written);
     refused(&person.types(&["init", "--config", "other.toml", "--oracle", "0x12"]), 2, "\"0x12\" is not an address");
+    refused(&person.types(&["init", "--config", "other.toml", "--rpc-url", "node"]), 2, "not the address of a node");
+    refused(&person.types(&["init", "--config", "other.toml", "--set", "gas.daily_cap=1"]), 2, "--set gas.daily_cap");
+    let nodes = ["--rpc-url", "https://a.example/key", "--rpc-url", "https://b.example"];
+    let output = person.types(&[&["init", "--config", "nodes.toml", "--oracle", ORACLE][..], &nodes].concat());
+    assert!(said(&output).contains("fill in chain.chain_id"), "{}", said(&output));
+    let written = std::fs::read_to_string(person.folder().join("nodes.toml")).unwrap();
+    assert!(written.contains(r#"rpc_urls = ["https://a.example/key", "https://b.example/"]"#), "{written}");
     assert!(!person.folder().join("other.toml").exists());
 }
 

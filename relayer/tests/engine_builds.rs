@@ -100,3 +100,32 @@ fn golden_answers_on_every_path_and_any_number_of_threads() {
         }
     }
 }
+
+/// Weights that are stored as f32 and are narrower numbers are kept in memory as such: what anybody sees of them stays the same.
+#[test]
+fn narrow_numbers_stored_as_f32_answer_and_open_as_f32() {
+    type Rounding = fn(f32) -> f32;
+    let bf16: Rounding = |w| half::bf16::from_f32(w).to_f32();
+    let f16: Rounding = |w| half::f16::from_f32(w).to_f32();
+    for (name, rounded) in [("bf16", bf16), ("f16", f16), ("f32", |w| w)] {
+        let mut made = decoder("llama", 16, Dtype::F32, true);
+        made.tensors.iter_mut().for_each(|(.., values)| values.iter_mut().for_each(|w| *w = rounded(*w)));
+        let imported = import::files(&made.files(), &Options::default()).expect(name);
+        let params = Params { max_tokens: 6, ..Params::default() };
+        let request = InferRequest { input: imported.probes(1).remove(0), params, seed: [0; 32] };
+        let stored = &imported.model;
+        let right = stored.interpret(&request).expect(name);
+        let mut root = TraceBuilder::default();
+        right.tensors.iter().for_each(|tensor| root.push(tensor));
+        let root = root.finish(right.symbols).root();
+        for &isa in Isa::available() {
+            let loaded = LoadedModel::load_with(stored.clone(), Device::Cpu, isa).expect(name);
+            let answer = loaded.infer(std::slice::from_ref(&request)).remove(0).expect(name);
+            assert_eq!(answer, right.output, "{name} on {}", isa.name());
+            assert_eq!(loaded.commit(&request).expect(name).root(), root, "{name} on {}", isa.name());
+            for (kept, stored) in loaded.model().weights.tensors().iter().zip(stored.weights.tensors()) {
+                assert_eq!((kept.dtype(), kept.bytes()), (stored.dtype(), stored.bytes()), "{name}: {}", stored.name());
+            }
+        }
+    }
+}

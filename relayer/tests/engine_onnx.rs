@@ -8,7 +8,7 @@ use candor_relayer::engine::import::{self, ImportError, Imported, Precision};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
 use candor_sdk::program::WeightTensor;
 use engine_common::Random;
-use engine_common::onnx::{Graph, INT32, INT64, Size, bytes, float, info, int, ints, known, text};
+use engine_common::onnx::{Graph, INT32, INT64, Size, bytes, float, floats, info, int, ints, known, text};
 use serde_json::json;
 
 /// The import agrees with candle, and the engine with the reference.
@@ -483,4 +483,46 @@ fn tensors_that_lie_are_named() {
         range.node("ConstantOfShape", &["shape"], "c", vec![]).node("Add", &["x", "c"], "y", vec![]).import("y"),
         &["Add"],
     );
+}
+
+/// What exporters of scikit-learn write, in a domain of its own.
+#[test]
+fn scalers_linear_models_and_norms_of_scikit_learn() {
+    const CLASSICAL: &str = "ai.onnx.ml";
+    let mut r = Random(31);
+    let mut numbers = |count: usize| r.vector(count, Random::ordinary);
+    let scaler = vec![floats("offset", &numbers(5)), floats("scale", &numbers(5))];
+    let scaled = Graph::floats(&[1, 5]).node("Scaler", &["x"], "scaled", scaler).of_domain(CLASSICAL);
+    let (coefficients, intercepts) = (numbers(15), numbers(3));
+    let weights = |more: Vec<AttributeProto>| {
+        [vec![floats("coefficients", &coefficients), floats("intercepts", &intercepts)], more].concat()
+    };
+    let classifier = |after: &str| {
+        let attributes = weights(vec![ints("classlabels_ints", &[4, 5, 6]), text("post_transform", after)]);
+        let graph = scaled.clone().node("LinearClassifier", &["scaled"], "label scores", attributes);
+        graph.of_domain(CLASSICAL)
+    };
+    for after in ["NONE", "SOFTMAX", "LOGISTIC"] {
+        let graph = classifier(after).node("Normalizer", &["scores"], "y", vec![text("norm", "L1")]);
+        let imported = graph.of_domain(CLASSICAL).import("y").expect(after);
+        assert_eq!((imported.model.limits.min_input_bytes, imported.model.limits.max_output_bytes), (20, 12));
+        sound(&imported, after);
+    }
+    let regressor = |targets: i64| {
+        let attributes = weights(vec![int("targets", targets)]);
+        scaled.clone().node("LinearRegressor", &["scaled"], "y", attributes).of_domain(CLASSICAL)
+    };
+    sound(&regressor(3).import("y").expect("a regressor"), "regressor");
+    // Without a description the label, which is no float, is left out; asked for, it is refused with what to do.
+    let mut both = classifier("SOFTMAX");
+    both.graph().output.push(info("label", INT64, &known(&[1])));
+    sound(&both.import("scores").expect("the scores of both outputs"), "a classifier with its label");
+    refused(classifier("NONE").import("label"), &["label", "argmax"]);
+    refused(classifier("PROBIT").import("scores"), &["LinearClassifier", "PROBIT"]);
+    refused(regressor(2).import("y"), &["LinearRegressor", "15 coefficients", "2 columns"]);
+    let trees = scaled.clone().node("TreeEnsembleClassifier", &["scaled"], "y", vec![]).of_domain(CLASSICAL);
+    refused(trees.import("y"), &["TreeEnsembleClassifier", "not understood"]);
+    let broken = vec![floats("scale", &[f32::NAN])];
+    let broken = Graph::floats(&[1, 1]).node("Scaler", &["x"], "y", broken).of_domain(CLASSICAL);
+    refused(broken.import("y"), &["Scaler", "not finite"]);
 }

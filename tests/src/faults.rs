@@ -51,6 +51,8 @@ pub enum Fault {
     TipUnknown,
     /// It refuses to show the events of more than so many blocks.
     NarrowRanges(u64),
+    /// It keeps the state of its newest block only.
+    NoHistory,
     /// While it shows an event of this kind for the first time, the chain takes back the event's block and goes on without it.
     TakenBack(B256),
     /// Before it passes a transaction on, the chain takes back the block of the first event of this kind, once, and goes on without it.
@@ -160,6 +162,10 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
         }
         Fault::EmptyLogs | Fault::TakenBack(_) => question["method"] == "eth_getLogs",
         Fault::NoTip | Fault::TipUnknown => question["method"] == "eth_maxPriorityFeePerGas",
+        Fault::NoHistory => {
+            question["method"] == "eth_call"
+                && number(&question["params"][1]).unwrap_or(u64::MAX) < newest(state).await?
+        }
         Fault::StaleHead => question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest",
         Fault::Hidden(_) => {
             let old = question["params"][1].as_str().is_some_and(|block| block.starts_with("0x"));
@@ -203,6 +209,10 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
         Some(Fault::DenySent) => {
             ask(state, &question).await?;
             let error = json!({ "code": -32603, "message": "internal error" });
+            json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
+        }
+        Some(Fault::NoHistory) => {
+            let error = json!({ "code": -32000, "message": "missing trie node" });
             json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string()
         }
         Some(Fault::NarrowRanges(width)) => {

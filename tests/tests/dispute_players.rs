@@ -11,7 +11,9 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
+    chain::Rpc,
     dispute::{
+        book::Book,
         liar::{self, Liar},
         opinion::Verdict,
     },
@@ -28,7 +30,7 @@ use candor_tests::{
     Court, Fault, FaultyEndpoint, Hand, Operator, RelayerProcess, Running,
     court::PATIENCE,
     liars::{Lie, LyingEngine, SmallModel, Story},
-    world::{EXCLUSIVE, WINDOW, dispute_terms, ether},
+    world::{EXCLUSIVE, WINDOW, applicant, dispute_terms, ether},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::LocalSet, time::Instant};
@@ -691,4 +693,34 @@ async fn games_through_endpoints_that_misbehave() -> Result<()> {
         relayer.stop().await?;
     }
     court.close_books(ids.len()).await
+}
+
+/// An event that was hidden is missed although a newer one was shown after it, with or without the state of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_hidden_behind_a_newer_one_is_missed() -> Result<()> {
+    let mut court = Court::new().await?;
+    let credit = court.world.models["credit"].id();
+    let operator = court.world.operator_for(ether(2), &[credit]).await?;
+    let world = &court.world;
+    let target = world.rpc_url();
+    let hiding = FaultyEndpoint::start(&target, Fault::EmptyLogs, 1).await?;
+    let forgetful = FaultyEndpoint::start(&target, Fault::NoHistory, 1).await?;
+    let rpc = async |url: &_| Rpc::connect(std::slice::from_ref(url), world.client.chain_id, world.client.oracle).await;
+    let (honest, hiding, no_history) = (rpc(&target).await?, rpc(&hiding.url).await?, rpc(&forgetful.url).await?);
+    let mut settings = world.settings(&court.folder("reader")?, Some(&operator)).watch;
+    // Nothing is read or compared but what is said here.
+    (settings.overlap, settings.poll_interval) = (0, Duration::from_secs(3600));
+    for judge in [&honest, &no_history] {
+        let first = world.client.provider().get_block_number().await? + 1;
+        let mut book = Book::new(world.deployment.game, settings, first);
+        for endpoint in [&honest, &hiding, &honest] {
+            world.ask("credit", &applicant()).await?;
+            while !book.look(endpoint).await?.1 {}
+        }
+        ensure!(!book.is_complete(judge).await?, "a request that was never shown is not missed");
+        while !book.look(&honest).await?.1 {}
+        ensure!(book.is_complete(judge).await?, "something is missed that was shown");
+    }
+    ensure!(forgetful.faults() > 0, "nobody asked for old state");
+    Ok(())
 }

@@ -5,7 +5,7 @@ use crate::sources::{CandleDecoder, Source};
 use candle_core::DType;
 use candor_relayer::engine::import::{self, Files, Imported, Options, Precision};
 use candor_relayer::engine::{Device, InferRequest, LoadedModel};
-use candor_sdk::program::Params;
+use candor_sdk::program::{Params, WeightType};
 use std::hint::black_box;
 use std::path::Path;
 
@@ -110,7 +110,9 @@ pub(crate) fn language_models(table: &Table, read: f64) {
         for dtype in all {
             language_model(table, read, &smollm2, imported(&smollm2.files, dtype), &mut candle, "f32", true);
         }
-        language_model(table, read, &smollm2, imported(&smollm2.widened(), None), &mut candle, "f32", false);
+        for files in [smollm2.widened(), smollm2.nudged()] {
+            language_model(table, read, &smollm2, imported(&files, None), &mut candle, "f32", false);
+        }
         let mut candle = smollm2.candle_decoder(DType::F16).expect("candle loads the model");
         language_model(table, read, &smollm2, imported(&smollm2.files, None), &mut candle, "f16", false);
     }
@@ -122,6 +124,12 @@ pub(crate) fn language_models(table: &Table, read: f64) {
             language_model(table, read, &qwen, imported(&qwen.files, dtype), &mut candle, "f32", false);
         }
     }
+}
+
+/// Whether f32 numbers are all f16 numbers, which the engine keeps as such.
+fn are_halves(bytes: &[u8]) -> bool {
+    let numbers = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    numbers.into_iter().all(|x| half::f16::from_f32(x).to_f32() == x)
 }
 
 fn language_model(
@@ -136,9 +144,13 @@ fn language_model(
     let (name, vocabulary) = (source.name, source.size("vocab_size"));
     // The type of the largest tensor.
     let largest = imported.model.weights.tensors().iter().max_by_key(|tensor| tensor.bytes().len());
-    let dtype = largest.map_or_else(String::new, |tensor| format!("{:?}", tensor.dtype()).to_lowercase());
+    let mut dtype = largest.map_or_else(String::new, |tensor| format!("{:?}", tensor.dtype()).to_lowercase());
     // A layer's elements, whatever their width: candle reads them all for each token, as we do.
-    let (elements, bytes) = (imported.model.weights.elements() as f64, imported.model.weights.byte_len() as f64);
+    let (elements, mut bytes) = (imported.model.weights.elements() as f64, imported.model.weights.byte_len() as f64);
+    if largest.is_some_and(|tensor| tensor.dtype() == WeightType::F32 && are_halves(tensor.bytes())) {
+        dtype += " of f16 numbers";
+        bytes /= 2.0;
+    }
     let width = if theirs == "f16" { 2.0 } else { 4.0 };
     let loaded = load(&imported);
     drop(imported);

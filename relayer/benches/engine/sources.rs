@@ -85,13 +85,22 @@ impl Source {
 
     /// The same model with all weights in f32.
     pub(crate) fn widened(&self) -> Files {
+        self.in_f32(|x| x)
+    }
+
+    /// The same with numbers that no narrower type holds.
+    pub(crate) fn nudged(&self) -> Files {
+        self.in_f32(|x| f32::from_bits(x.to_bits() | 1))
+    }
+
+    fn in_f32(&self, number: fn(f32) -> f32) -> Files {
         let mut files = self.files.clone();
         for (_, bytes) in &mut files.weights {
             let tensors = safetensors::SafeTensors::deserialize(bytes).expect("safetensors");
             let wide = |view: TensorView<'_>| match view.dtype() {
                 Dtype::F16 => {
                     let halves = view.data().as_chunks::<2>().0.iter();
-                    halves.flat_map(|pair| f16::from_le_bytes(*pair).to_f32().to_le_bytes()).collect()
+                    halves.flat_map(|pair| number(f16::from_le_bytes(*pair).to_f32()).to_le_bytes()).collect()
                 }
                 _ => view.data().to_vec(),
             };

@@ -1,7 +1,7 @@
 //! `candor init`: a commented configuration file, and a key.
 use super::{Context, Outcome, UsageError};
 use crate::{
-    config::{DEFAULT_FILE, Known, Preset, parse_address, template},
+    config::{DEFAULT_FILE, Known, Preset, RpcUrl, parse_address, template},
     keys::{self, Surroundings},
 };
 use anyhow::Context as _;
@@ -35,6 +35,11 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> anyhow::Result<Outcome
         return Err(UsageError(problem).into());
     }
     let oracle = context.global.oracle.as_deref().map(parse_address).transpose().map_err(UsageError)?;
+    let rpc_urls: Vec<RpcUrl> =
+        context.global.rpc_url.iter().map(|url| url.parse()).collect::<Result<_, _>>().map_err(UsageError)?;
+    if let Some((key, _)) = context.global.set.first() {
+        return Err(UsageError(format!("--set {key}: the file is written with the defaults; change it there")).into());
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     // The key first: a configuration that names a key that was not made would be worse than none.
     let account = match &args.new_key {
@@ -42,7 +47,7 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> anyhow::Result<Outcome
         None => None,
     };
     let preset = if args.anvil { Preset::Anvil } else { Preset::Public };
-    let text = template(preset, &Known { oracle, keystore: args.new_key.as_deref() });
+    let text = template(preset, &Known { rpc_urls: &rpc_urls, oracle, keystore: args.new_key.as_deref() });
     write(&path, &text, args.force).with_context(|| format!("{} can't be written", path.display()))?;
 
     let shown = path.display();
@@ -53,11 +58,15 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> anyhow::Result<Outcome
                 let keystore = folder.join(keystore);
                 text += &format!("\nwrote {}, the key of account {account}; keep the file and its password safe", keystore.display());
             }
-            let fill = match (args.anvil, oracle) {
-                (true, Some(_)) => "",
-                (true, None) => "\n  - fill in chain.oracle",
-                (false, Some(_)) => "\n  - fill in chain.rpc_urls and chain.chain_id",
-                (false, None) => "\n  - fill in chain.rpc_urls, chain.chain_id and chain.oracle",
+            let missing = [
+                ("chain.rpc_urls", !args.anvil && rpc_urls.is_empty()),
+                ("chain.chain_id", !args.anvil),
+                ("chain.oracle", oracle.is_none()),
+            ];
+            let missing: Vec<&str> = missing.into_iter().filter(|(_, is)| *is).map(|(key, _)| key).collect();
+            let fill = match missing.as_slice() {
+                [] => String::new(),
+                keys => format!("\n  - fill in {}", keys.join(", ")),
             };
             text + &format!(
                 "\nnext:{fill}\n  - candor doctor         checks everything\n  - candor operator join  puts down stake and publishes prices\n  \

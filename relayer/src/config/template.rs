@@ -1,5 +1,5 @@
 //! The configuration file that `candor init` writes: every key there is, with its default and what it is for.
-use super::{Config, DEFAULT_MIN_FEE, Wei, format_duration, variable};
+use super::{Config, DEFAULT_MIN_FEE, RpcUrl, Wei, format_duration, variable};
 use alloy::primitives::Address;
 use std::path::Path;
 
@@ -16,6 +16,8 @@ pub enum Preset {
 /// What is already known when the file is written.
 #[derive(Clone, Debug, Default)]
 pub struct Known<'a> {
+    /// The nodes to ask.
+    pub rpc_urls: &'a [RpcUrl],
     /// The oracle's address.
     pub oracle: Option<Address>,
     /// The keystore that was just created, as it is to be written, relative to the file.
@@ -29,8 +31,12 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     let anvil = preset == Preset::Anvil;
     // What must be filled in stays commented out, so that it is reported as missing and not taken for real.
     let setting = |known: Option<String>, example: &str| known.unwrap_or_else(|| format!("# {example}"));
+    let given: toml_edit::Array = known.rpc_urls.iter().map(|url| url.expose().as_str()).collect();
     let rpc = setting(
-        anvil.then(|| r#"rpc_urls = ["http://127.0.0.1:8545"]"#.into()),
+        match given.is_empty() {
+            true => anvil.then(|| r#"rpc_urls = ["http://127.0.0.1:8545"]"#.into()),
+            false => Some(format!("rpc_urls = {given}")),
+        },
         r#"rpc_urls = ["https://node.example", "https://other.example"]"#,
     );
     let id = setting(anvil.then(|| "chain_id = 31337".into()), "chain_id = 1");

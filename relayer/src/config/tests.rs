@@ -268,7 +268,8 @@ fn the_template_shows_every_key_there_is_with_its_default() {
 
 #[test]
 fn the_anvil_template_is_complete_once_the_oracle_is_known() {
-    let known = Known { oracle: Some(Address::repeat_byte(0x11)), keystore: Some(Path::new("operator.json")) };
+    let keystore = Some(Path::new("operator.json"));
+    let known = Known { oracle: Some(Address::repeat_byte(0x11)), keystore, ..Known::default() };
     let place = Place::with(&template(Preset::Anvil, &known));
     let config = place.load(&[], &[]).unwrap();
     assert_eq!(config.chain.oracle, Address::repeat_byte(0x11));

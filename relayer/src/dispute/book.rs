@@ -20,7 +20,7 @@ use candor_sdk::{
         PackedRequest, RequestStatus,
     },
     client::ClientError,
-    dispute::Docket,
+    dispute::{Case, Docket},
     request::{Input, Request},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -83,8 +83,8 @@ pub struct Book {
     compared: Instant,
     /// How many requests and disputes there were before the first block; none: not known.
     before: Option<(u64, u64)>,
-    /// Every request that was read of.
-    seen: BTreeSet<u64>,
+    /// Every request that was read of being asked for the first time.
+    asked: BTreeSet<u64>,
     /// The request that the oracle was asked about last.
     asked_after: u64,
     /// How often everything was read again.
@@ -106,7 +106,7 @@ impl Book {
             docket: Docket::default(),
             compared: Instant::now(),
             before: None,
-            seen: BTreeSet::new(),
+            asked: BTreeSet::new(),
             asked_after: 0,
             readings: 0,
             requests: HashMap::new(),
@@ -207,16 +207,20 @@ impl Book {
                     .zip(told(rpc.view_at(self.game, opened.clone(), before).await)?),
             };
         }
+        // Few endpoints know the state before a week. What is numbered before the first that was shown is taken to be older then.
+        let (requests, disputes) = self.before.unwrap_or_else(|| {
+            let shown = |first: Option<u64>| first.map_or(u64::MAX, |id| id - 1);
+            (shown(self.asked.first().copied()), shown(self.docket.cases().next().map(Case::id)))
+        });
         // Any of them, not only the newest: an endpoint that shows events again begins with the newest.
-        if let Some((requests, disputes)) = self.before {
-            let count = told(rpc.view_at(oracle, asked, block).await)?.unwrap_or(requests);
-            if let Some(id) = (requests + 1..=count).find(|id| !self.seen.contains(id)) {
-                return Ok(Some(format!("request {id}")));
-            }
-            let count = told(rpc.view_at(self.game, opened, block).await)?.unwrap_or(disputes);
-            if let Some(id) = (disputes + 1..=count).find(|id| self.docket.case(*id).is_none()) {
-                return Ok(Some(format!("dispute {id}")));
-            }
+        let all = |before: u64, count: Option<u64>| before.saturating_add(1)..=count.unwrap_or_default();
+        let count = told(rpc.view_at(oracle, asked, block).await)?;
+        if let Some(id) = all(requests, count).find(|id| !self.asked.contains(id)) {
+            return Ok(Some(format!("request {id}")));
+        }
+        let count = told(rpc.view_at(self.game, opened, block).await)?;
+        if let Some(id) = all(disputes, count).find(|id| self.docket.case(*id).is_none()) {
+            return Ok(Some(format!("dispute {id}")));
         }
         for case in self.docket.cases().filter(|case| case.ended.is_none()) {
             let call = IDisputeGame::stateOfCall { id: case.id() };
@@ -263,7 +267,7 @@ impl Book {
         }
         match OracleEvent::decode_raw_log(log.topics(), &log.data().data) {
             Ok(OracleEvent::Requested(event)) => {
-                self.seen.insert(event.id);
+                self.enlist(event.id, &event.request);
                 let known = self.requests.remove(&event.id).map(|(_, input)| input);
                 let input = if keccak256(&event.input) == event.request.inputHash {
                     Input::Bytes(event.input)
@@ -274,7 +278,7 @@ impl Book {
                 self.requests.insert(event.id, (event.request, input));
             }
             Ok(OracleEvent::RequestedByUri(event)) => {
-                self.seen.insert(event.id);
+                self.enlist(event.id, &event.request);
                 let input = Input::Uri { uri: event.uri, size: event.inputSize };
                 self.requests.insert(event.id, (event.request, input));
             }
@@ -288,6 +292,13 @@ impl Book {
             Ok(OracleEvent::Finalized(event)) => self.forget(event.id),
             Ok(OracleEvent::Cancelled(event)) => self.forget(event.id),
             _ => {}
+        }
+    }
+
+    /// Keeps the number of a request, unless it was opened again: then it had it before.
+    fn enlist(&mut self, id: u64, request: &PackedRequest) {
+        if Request::unpack(request).is_ok_and(|request| request.attempt == 0) {
+            self.asked.insert(id);
         }
     }
 

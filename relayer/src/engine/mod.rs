@@ -18,6 +18,7 @@ pub mod kernels;
 pub mod ops;
 
 mod generate;
+mod narrow;
 mod operands;
 mod plan;
 mod run;

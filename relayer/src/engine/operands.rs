@@ -2,6 +2,7 @@
 
 use super::error::LoadError;
 use super::kernels::{Weight, gemm, quantised as kernel};
+use super::narrow::narrowed;
 use super::ops::{Extent, quantised};
 use super::unpacked::{Packed, Unpacked};
 use candle_core::{Device, Error, Result, Tensor, WithDType, bail};
@@ -23,7 +24,7 @@ struct Uses {
 /// Everything of a model that does not depend on the request.
 #[derive(Default)]
 pub(super) struct Operands {
-    /// Panels `[panels, k, 48]` in the stored type, by weight, where a contraction reads it.
+    /// Panels `[panels, k, 48]`, by weight, where a contraction reads it: in the stored type, or a narrower one that holds the same numbers.
     packed: HashMap<u32, Tensor>,
     /// `[rows, cols]`, by weight, for all other readers: floats widened to f32.
     plain: HashMap<u32, (Tensor, Extent)>,
@@ -85,7 +86,7 @@ impl Operands {
 
     /// The packed form of a weight, if it has one.
     pub(super) fn table(&self, weight: u32, tensor: &WeightTensor) -> Option<Packed> {
-        let panels = self.packed.get(&weight).cloned().map(Packed::Panels);
+        let panels = self.packed.get(&weight).cloned().map(|panels| Packed::Panels(panels, tensor.dtype()));
         panels.or_else(|| Some(Packed::Int8(self.quantised.get(&weight)?.clone(), tensor.dtype())))
     }
 
@@ -116,6 +117,8 @@ impl Operands {
     }
 
     fn add_packed(&mut self, weight: u32, tensor: &WeightTensor, device: &Device) -> Result<()> {
+        let narrowed = narrowed(tensor);
+        let tensor = narrowed.as_ref().unwrap_or(tensor);
         let packed = match tensor.dtype() {
             WeightType::F16 => pack(tensor, f16::from_le_bytes, device),
             WeightType::Bf16 => pack(tensor, bf16::from_le_bytes, device),

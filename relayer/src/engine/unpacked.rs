@@ -16,8 +16,8 @@ use std::sync::OnceLock;
 /// A weight in the layout of its kernel.
 #[derive(Clone, Debug)]
 pub(super) enum Packed {
-    /// Panels of f32, f16 or bf16.
-    Panels(Tensor),
+    /// Panels of f32, f16 or bf16, stored as this type: the same, or f32.
+    Panels(Tensor, WeightType),
     /// Packed int8 weights, stored as this type.
     Int8(quantised::Weights, WeightType),
 }
@@ -25,8 +25,8 @@ pub(super) enum Packed {
 /// The numbers of a packed weight.
 enum Numbers<'a> {
     F32(&'a [f32]),
-    F16(&'a [f16]),
-    Bf16(&'a [bf16]),
+    F16(&'a [f16], WeightType),
+    Bf16(&'a [bf16], WeightType),
     Int8(crate::engine::kernels::quantised::Borrowed<'a>, WeightType),
 }
 
@@ -34,12 +34,12 @@ impl Packed {
     fn with<T>(&self, f: impl FnOnce(Numbers<'_>) -> T) -> Result<T> {
         let elsewhere = || Error::msg("packed weights are not in this machine's memory");
         match self {
-            Self::Panels(panels) => {
+            Self::Panels(panels, dtype) => {
                 let (storage, layout) = panels.storage_and_layout();
                 let Storage::Cpu(storage) = &*storage else { return Err(elsewhere()) };
                 Ok(f(match panels.dtype() {
-                    candle_core::DType::F16 => Numbers::F16(elements(storage, layout)?),
-                    candle_core::DType::BF16 => Numbers::Bf16(elements(storage, layout)?),
+                    candle_core::DType::F16 => Numbers::F16(elements(storage, layout)?, *dtype),
+                    candle_core::DType::BF16 => Numbers::Bf16(elements(storage, layout)?, *dtype),
                     _ => Numbers::F32(elements(storage, layout)?),
                 }))
             }
@@ -78,10 +78,17 @@ impl Packed {
 impl Numbers<'_> {
     /// Appends the bytes of a row of `k` elements as they are stored.
     fn store(&self, row: usize, k: usize, bytes: &mut Vec<u8>) {
+        fn each<const N: usize>(bytes: &mut Vec<u8>, row: impl Iterator<Item = [u8; N]>) {
+            row.for_each(|w| bytes.extend(w));
+        }
         match self {
-            Self::F32(panels) => gemm::unpack_row(panels, k, row).for_each(|w| bytes.extend(w.to_le_bytes())),
-            Self::F16(panels) => gemm::unpack_row(panels, k, row).for_each(|w| bytes.extend(w.to_le_bytes())),
-            Self::Bf16(panels) => gemm::unpack_row(panels, k, row).for_each(|w| bytes.extend(w.to_le_bytes())),
+            Self::F16(panels, WeightType::F16) => each(bytes, gemm::unpack_row(panels, k, row).map(f16::to_le_bytes)),
+            Self::Bf16(panels, WeightType::Bf16) => {
+                each(bytes, gemm::unpack_row(panels, k, row).map(bf16::to_le_bytes))
+            }
+            Self::F32(panels) => each(bytes, gemm::unpack_row(panels, k, row).map(f32::to_le_bytes)),
+            Self::F16(panels, _) => each(bytes, gemm::unpack_row(panels, k, row).map(|w| w.widen().to_le_bytes())),
+            Self::Bf16(panels, _) => each(bytes, gemm::unpack_row(panels, k, row).map(|w| w.widen().to_le_bytes())),
             Self::Int8(packed, dtype) => {
                 let (mut values, scales) = packed.row(row);
                 for scale in scales {
@@ -102,8 +109,8 @@ impl Numbers<'_> {
         }
         match self {
             Self::F32(panels) => each(out, gemm::unpack_row(panels, out.len(), row)),
-            Self::F16(panels) => each(out, gemm::unpack_row(panels, out.len(), row)),
-            Self::Bf16(panels) => each(out, gemm::unpack_row(panels, out.len(), row)),
+            Self::F16(panels, _) => each(out, gemm::unpack_row(panels, out.len(), row)),
+            Self::Bf16(panels, _) => each(out, gemm::unpack_row(panels, out.len(), row)),
             Self::Int8(packed, _) => {
                 let (mut values, scales) = packed.row(row);
                 for (out, scale) in out.chunks_mut(packed.group).zip(scales) {

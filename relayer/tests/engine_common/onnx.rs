@@ -57,6 +57,10 @@ pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: 7, ints: values.to_vec(), ..AttributeProto::default() }
 }
 
+pub(crate) fn floats(name: &str, values: &[f32]) -> AttributeProto {
+    AttributeProto { name: name.into(), r#type: 6, floats: values.to_vec(), ..AttributeProto::default() }
+}
+
 pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
     AttributeProto { name: name.into(), r#type: 3, s: value.as_bytes().to_vec(), ..AttributeProto::default() }
 }
@@ -100,6 +104,14 @@ impl Graph {
     }
 
     /// A weight of random numbers.
+    /// The last node is one of this domain.
+    pub(crate) fn of_domain(mut self, domain: &str) -> Self {
+        if let Some(node) = self.graph().node.last_mut() {
+            node.domain = domain.into();
+        }
+        self
+    }
+
     pub(crate) fn weight(mut self, name: &str, dims: &[i64]) -> Self {
         let mut random = Random(self.random);
         let count = dims.iter().product::<i64>();

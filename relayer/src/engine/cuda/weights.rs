@@ -3,6 +3,7 @@
 use super::driver::{Arg, DeviceError};
 use super::memory::{Buffer, Device, Tensor};
 use super::ops::{MOST_FEW, kernel, short};
+use crate::engine::narrow::narrowed;
 use crate::engine::ops::Extent;
 use candor_sdk::program::{DType, Model, Op, Operand, WeightTensor, WeightType};
 use std::collections::HashMap;
@@ -123,7 +124,9 @@ impl Weights {
                             _ => false,
                         };
                         if panels && !weights.packed.contains_key(index) {
-                            weights.packed.insert(*index, Packed::load(device, tensor)?);
+                            let narrowed = narrowed(tensor);
+                            let packed = Packed::load(device, narrowed.as_ref().unwrap_or(tensor))?;
+                            weights.packed.insert(*index, packed);
                         } else if !panels && !weights.plain.contains_key(index) {
                             let extent = Extent { shared: true, rows: tensor.rows(), cols: tensor.cols() };
                             weights.plain.insert(*index, (plain(device, tensor)?, extent));

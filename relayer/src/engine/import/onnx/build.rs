@@ -7,7 +7,7 @@ use super::item::Item;
 use super::lin::{Lin, show};
 use super::proto::{DimInfo, Node, Proto, ValueInfo, is_standard, type_name};
 use super::tensor::{Kind, Source, Tensor, product};
-use super::{GraphInput, ONNX, OnnxModel, contraction, elementwise, rows, shape};
+use super::{GraphInput, ONNX, OnnxModel, classical, contraction, elementwise, rows, shape};
 use crate::engine::import::config::IndexFormat;
 use crate::engine::import::tensors::FileBytes;
 use crate::engine::import::{ImportError, Options, refuse_bombs};
@@ -56,7 +56,7 @@ pub(super) fn model(
             fixed: Default::default(),
             dims: Default::default(),
             labels: Vec::new(),
-            output: graph.outputs.iter().map(|info| OnnxOutput::F32be { name: Some(info.name.clone()) }).collect(),
+            output: plain_outputs(&graph.outputs),
         },
     };
     let importer = Importer::new(file.clone(), proto.opset);
@@ -82,6 +82,15 @@ pub(super) fn model(
     let model = importer.graph.finish(limits, Vec::new())?;
     refuse_bombs(&model)?;
     Ok((model, last, OnnxModel { file: file.clone(), config, input, fixed, output }))
+}
+
+/// The answer of a file without a description: all outputs that are floats. The label of a classifier is none.
+fn plain_outputs(outputs: &[ValueInfo]) -> Vec<OnnxOutput> {
+    let all = |floats: bool| {
+        let wanted = outputs.iter().filter(move |info| !floats || kind_of(info).is_ok_and(|kind| kind == Kind::Float));
+        wanted.map(|info| OnnxOutput::F32be { name: Some(info.name.clone()) }).collect::<Vec<_>>()
+    };
+    if all(true).is_empty() { all(false) } else { all(true) }
 }
 
 /// The encoding of a file without a description, if its one input leaves no choice.
@@ -269,7 +278,8 @@ impl Builder {
     fn node(&mut self, node: &Node, index: usize) -> Result<(), ImportError> {
         let name = called(node, index);
         let refused = |problem: Problem| ImportError::Node { node: name.clone(), problem };
-        if !is_standard(&node.domain) {
+        let is_classical = node.domain == classical::DOMAIN;
+        if !is_standard(&node.domain) && !is_classical {
             return Err(refused(format!("operations of {:?} are not understood", node.domain)));
         }
         let mut inputs = Vec::new();
@@ -286,24 +296,19 @@ impl Builder {
             Some((module, _)) => module.replace('/', "."),
             None => node.op.clone(),
         };
-        let import = match node.op.as_str() {
-            op if elementwise::has(op) => {
-                |importer: &mut Importer, call: &Call<'_>| elementwise::import(importer, call).map(|item| vec![item])
-            }
-            op if shape::has(op) => shape::import,
-            op if rows::has(op) => {
-                |importer: &mut Importer, call: &Call<'_>| rows::import(importer, call).map(|item| vec![item])
-            }
-            op if contraction::has(op) => {
-                |importer: &mut Importer, call: &Call<'_>| contraction::import(importer, call).map(|item| vec![item])
-            }
-            _ => return Err(refused("this operation is not understood".to_string())),
+        let one = |item: Item| vec![Some(item)];
+        let import = |importer: &mut Importer| match node.op.as_str() {
+            _ if is_classical => classical::import(importer, &call),
+            op if elementwise::has(op) => elementwise::import(importer, &call).map(one),
+            op if shape::has(op) => Ok(shape::import(importer, &call)?.into_iter().map(Some).collect()),
+            op if rows::has(op) => rows::import(importer, &call).map(one),
+            op if contraction::has(op) => contraction::import(importer, &call).map(one),
+            _ => Err("this operation is not understood".to_string()),
         };
-        let items = self.importer.within(&label, |importer| import(importer, &call));
+        let items = self.importer.within(&label, import);
         let items = items.and_then(|items| call.finish().map(|()| items));
-        for (output, item) in node.outputs.iter().zip(items.map_err(refused)?) {
-            self.items.insert(output.clone(), item);
-        }
+        let items = node.outputs.iter().zip(items.map_err(refused)?);
+        self.items.extend(items.filter_map(|(output, item)| Some((output.clone(), item?))));
         Ok(())
     }
 
@@ -335,8 +340,12 @@ impl Builder {
         let mut bytes = 0u32;
         for (i, (output, name)) in self.config.output.clone().iter().zip(wanted).enumerate() {
             let wrong = |problem: String| field(format!("output[{i}]"), problem);
-            let Some(Item::Tensor(tensor)) = self.items.get(name).cloned() else {
-                return wrong(format!("{name:?} does not depend on the request"));
+            let tensor = match self.items.get(name).cloned() {
+                Some(Item::Tensor(tensor)) => tensor,
+                Some(_) => return wrong(format!("{name:?} does not depend on the request")),
+                None => {
+                    return wrong(format!("{name:?} is not imported; of a classifier, take the argmax of its scores"));
+                }
             };
             if matches!(tensor.source, Source::Constant(_)) {
                 return wrong(format!("{name:?} does not depend on the request"));

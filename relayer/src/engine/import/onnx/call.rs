@@ -102,6 +102,15 @@ impl<'a> Call<'a> {
         }
     }
 
+    pub(super) fn floats(&self, name: &'static str) -> Result<Option<&'a [f32]>, Problem> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Floats(values)) if values.iter().all(|value| value.is_finite()) => Ok(Some(values)),
+            Some(Attribute::Floats(_)) => Err(format!("attribute {name} has numbers that are not finite")),
+            Some(other) => Err(format!("attribute {name} is {other:?}, not a list of floats")),
+        }
+    }
+
     pub(super) fn text(&self, name: &'static str) -> Result<Option<&'a str>, Problem> {
         match self.attribute(name) {
             None => Ok(None),

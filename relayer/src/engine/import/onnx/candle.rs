@@ -162,6 +162,11 @@ impl Own<'_> {
         self.node.attribute.iter().find(|attribute| attribute.name == name).map(|attribute| attribute.ints.clone())
     }
 
+    fn floats(&self, name: &str) -> Option<Result<Tensor>> {
+        let found = self.node.attribute.iter().find(|attribute| attribute.name == name)?;
+        Some(Tensor::from_slice(&found.floats, found.floats.len(), &Device::Cpu))
+    }
+
     fn text(&self, name: &str) -> String {
         let found = self.node.attribute.iter().find(|attribute| attribute.name == name);
         found.map(|attribute| String::from_utf8_lossy(&attribute.s).into_owned()).unwrap_or_default()
@@ -179,6 +184,21 @@ impl Own<'_> {
         let mut axes = axes.transpose().map_err(candle_core::Error::wrap)?;
         axes.iter_mut().for_each(|axes| axes.sort_unstable());
         Ok(axes)
+    }
+
+    /// A linear model of scikit-learn with what follows it.
+    fn linear_model(&self) -> Result<Tensor> {
+        let x = self.x(0)?;
+        let Some(coefficients) = self.floats("coefficients") else { bail!("no coefficients") };
+        let mut scores = x.matmul(&coefficients?.reshape(((), x.dim(1)?))?.t()?)?;
+        if let Some(intercepts) = self.floats("intercepts") {
+            scores = scores.broadcast_add(&intercepts?)?;
+        }
+        match self.text("post_transform").as_str() {
+            "SOFTMAX" => candle_nn::ops::softmax(&scores, 1),
+            "LOGISTIC" => candle_nn::ops::sigmoid(&scores),
+            _ => Ok(scores),
+        }
     }
 
     /// What candle-onnx makes of the node.
@@ -322,6 +342,29 @@ impl Own<'_> {
                 let x = self.x(0)?;
                 let axes: Vec<usize> = (2..x.rank()).collect();
                 if op == "GlobalMaxPool" { largest(x, &axes)? } else { x.mean_keepdim(axes)? }
+            }
+            "Scaler" => {
+                let shifted = match self.floats("offset") {
+                    Some(offset) => self.x(0)?.broadcast_sub(&offset?)?,
+                    None => self.x(0)?.clone(),
+                };
+                match self.floats("scale") {
+                    Some(scale) => shifted.broadcast_mul(&scale?)?,
+                    None => shifted,
+                }
+            }
+            "LinearRegressor" => self.linear_model()?,
+            // The label is nothing that the importer reads.
+            "LinearClassifier" => return Ok(Some(vec![self.linear_model()?; 2])),
+            "Normalizer" => {
+                let x = self.x(0)?;
+                let last = x.rank() - 1;
+                let norm = match self.text("norm").as_str() {
+                    "L1" => x.abs()?.sum_keepdim(last)?,
+                    _ => x.sqr()?.sum_keepdim(last)?.sqrt()?,
+                };
+                let norm = norm.eq(0f32)?.where_cond(&norm.ones_like()?, &norm)?;
+                x.broadcast_div(&norm)?
             }
             "LayerNormalization" | "RMSNormalization" => {
                 let x = self.x(0)?;

@@ -7,11 +7,12 @@
 //! Walking the nodes that the wanted outputs need, each name comes to stand for an `Item`: a tensor that the
 //! program computes, a constant, or integers that are known at import (shapes, and what graphs compute from shapes). `tensor`
 //! fits tensors of many dimensions to the program's two. A module of operations each: `elementwise`, `shape`, `rows`,
-//! `contraction`. `candle` is the same file run by candle-onnx.
+//! `contraction`, `classical`. `candle` is the same file run by candle-onnx.
 
 mod build;
 mod call;
 mod candle;
+mod classical;
 mod contraction;
 mod description;
 mod elementwise;

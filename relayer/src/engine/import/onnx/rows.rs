@@ -49,30 +49,33 @@ pub(super) fn import(importer: &mut Importer, call: &Call<'_>) -> Result<Item, P
         "BatchNormalization" => batch_norm(importer, call),
         "InstanceNormalization" => instance_norm(importer, call),
         "LpNormalization" => {
-            let tensor = importer.tensor(call.input(0)?)?;
-            let axis = call.axis(call.int("axis")?.unwrap_or(-1), tensor.rank())?;
+            let axis = call.axis(call.int("axis")?.unwrap_or(-1), call.input(0)?.shape().len())?;
             let name = match call.int("p")? {
                 None | Some(2) => "L2",
                 Some(1) => "L1",
                 Some(other) => return Err(format!("attribute p is {other}, neither 1 nor 2")),
             };
-            let norm =
-                reduce(importer, &tensor, &[axis], true, Kind::Float, |importer, x| reduction(importer, name, x))?;
-            // A row of zeros stays one.
-            let norm = importer.elementwise(
-                &[&norm],
-                Kind::Float,
-                |x| x[0],
-                |graph, x| {
-                    let (zero, one) = (graph.constant(0.0), graph.constant(1.0));
-                    let is_zero = graph.binary(BinaryFunction::Equal, x[0], zero);
-                    graph.select(is_zero, one, x[0])
-                },
-            )?;
-            super::elementwise::binary(importer, "Div", call.input(0)?, &norm)
+            normalised(importer, call.input(0)?, axis, name)
         }
         _ => reduced(importer, call),
     }
+}
+
+/// Each row along an axis divided by its norm, which is a reduction of this name; a row of zeros stays one.
+pub(super) fn normalised(importer: &mut Importer, x: &Item, axis: usize, name: &str) -> Result<Item, Problem> {
+    let tensor = importer.tensor(x)?;
+    let norm = reduce(importer, &tensor, &[axis], true, Kind::Float, |importer, x| reduction(importer, name, x))?;
+    let norm = importer.elementwise(
+        &[&norm],
+        Kind::Float,
+        |x| x[0],
+        |graph, x| {
+            let (zero, one) = (graph.constant(0.0), graph.constant(1.0));
+            let is_zero = graph.binary(BinaryFunction::Equal, x[0], zero);
+            graph.select(is_zero, one, x[0])
+        },
+    )?;
+    super::elementwise::binary(importer, "Div", x, &norm)
 }
 
 /// The product of dimensions that are known, or a reduction of a tensor.
