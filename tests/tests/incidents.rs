@@ -8,7 +8,7 @@ use alloy::{
     providers::{Provider, ext::AnvilApi},
 };
 use anyhow::{Context, Result};
-use candor_relayer::store::{Purpose, SentTransaction, Step};
+use candor_relayer::store::{Purpose, SentTransaction, Step, StoreLocation};
 use candor_sdk::bindings::{Answer, Delivery, IInferenceOracle, RequestStatus};
 use candor_tests::{
     Ask, Fault, FaultyEndpoint, Scene, Slow,
@@ -329,6 +329,9 @@ async fn a_request_that_waits_says_for_what() -> Result<()> {
     let why = async |number: u64, more: &[&str]| -> Result<String> {
         let mut command = tokio::process::Command::new(candor_tests::process::candor_binary()?);
         command.arg("why").arg(number.to_string()).arg("--config").arg(&config).args(more);
+        if let StoreLocation::Postgres(url) = world.store(scene.folder.path()) {
+            command.arg("--set").arg(format!("store.url={url}"));
+        }
         let output = command.env("CANDOR_PRIVATE_KEY", operator.key_hex()).output().await?;
         anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8(output.stdout)?)

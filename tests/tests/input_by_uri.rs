@@ -1,6 +1,11 @@
 //! Inputs that are at a URI, from the request to the last dispute: answered, judged, withheld, killed in between.
 
-use alloy::primitives::{B256, U256, keccak256};
+use alloy::{
+    primitives::{B256, U256, keccak256},
+    providers::Provider,
+    rpc::types::Filter,
+    sol_types::SolEvent,
+};
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
     crash::INPUT_PLACES,
@@ -245,11 +250,13 @@ impl Court {
     }
 
     async fn shown(&self) -> Result<usize> {
-        let filter = alloy::rpc::types::Filter::new()
-            .address(self.world.deployment.game)
-            .event_signature(<IDisputeGame::InputShown as alloy::sol_types::SolEvent>::SIGNATURE_HASH)
-            .from_block(0);
-        Ok(alloy::providers::Provider::get_logs(self.world.client.provider(), &filter).await?.len())
+        self.events::<IDisputeGame::InputShown>().await
+    }
+
+    /// How many events of a kind the game has.
+    async fn events<E: SolEvent>(&self) -> Result<usize> {
+        let filter = Filter::new().address(self.world.deployment.game).event_signature(E::SIGNATURE_HASH).from_block(0);
+        Ok(self.world.client.provider().get_logs(&filter).await?.len())
     }
 }
 
@@ -321,6 +328,12 @@ async fn an_honest_operator_shows_a_withheld_input_and_wins() -> Result<()> {
     examined(&mut progress, id).await?;
     court.world.pass(WINDOW / 2 + 1).await?;
     while examined(&mut progress, id).await? != Verdict::Right {}
+    // Then it says what it has claimed, and it is the watcher's turn, which has nothing to say.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while court.events::<IDisputeGame::Claimed>().await? == 0 {
+        ensure!(Instant::now() < deadline, "no claim");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     ensure!(court.shown().await? == 1, "the input was shown once");
     court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
     court.world.wait_for(id, RequestStatus::Finalized).await?;

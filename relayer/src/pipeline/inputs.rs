@@ -6,6 +6,7 @@
 
 use super::{OperatorSettings, RelayerError, Shared, worker};
 use crate::{
+    chain::Head,
     complaints::Complaints,
     crash,
     fetch::{FetchError, FetchSettings, Fetcher, Wanted, shown},
@@ -298,7 +299,7 @@ async fn enlist(shared: &Shared, operator: &OperatorSettings) -> Result<(), Rela
         let Some(by_uri) = &row.by_uri else { continue };
         // Another worker on the same store may serve what this one does not.
         let elsewhere = shared.store.location().is_shared() && !operator.models.contains_key(&row.request.model);
-        let refused = if elsewhere { None } else { refuse(shared, &row, by_uri, operator) };
+        let refused = if elsewhere { None } else { refuse(shared, &row, by_uri, operator, head) };
         if let Some(reason) = refused {
             worker::drop_request(shared, &row, &reason).await?;
             continue;
@@ -327,7 +328,13 @@ async fn enlist(shared: &Shared, operator: &OperatorSettings) -> Result<(), Rela
 }
 
 /// Why a request is not worth fetching its input for.
-fn refuse(shared: &Shared, row: &RequestRow, by_uri: &ByUri, operator: &OperatorSettings) -> Option<String> {
+fn refuse(
+    shared: &Shared,
+    row: &RequestRow,
+    by_uri: &ByUri,
+    operator: &OperatorSettings,
+    head: Head,
+) -> Option<String> {
     let limits = operator.models.get(&row.request.model).and_then(|served| served.model.retrace());
     let most = limits.map(|retrace| retrace.model().limits.max_input_bytes);
     if by_uri.uri.is_some()
@@ -335,7 +342,7 @@ fn refuse(shared: &Shared, row: &RequestRow, by_uri: &ByUri, operator: &Operator
     {
         return Some(format!("an input of {} bytes, the model takes at most {most}", by_uri.size));
     }
-    worker::refuse(shared, row, operator, *shared.head.borrow())
+    worker::refuse(shared, row, operator, head)
 }
 
 /// Where the input is. For a request that was opened again before this relayer began to read, the chain is asked.
