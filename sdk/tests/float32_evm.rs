@@ -412,6 +412,40 @@ fn length(g: &mut Generator, longest: usize) -> usize {
     }
 }
 
+/// A chunk whose elements lie about the limits between which sums are fixed-point numbers: of either sign, cancelling, with zeros, subnormals, ties.
+fn hard_chunk(g: &mut Generator, n: usize, limits: [u32; 2]) -> Vec<f32> {
+    let [low, high] = limits;
+    // Of most chunks no element is outside.
+    let outside = g.word().is_multiple_of(4);
+    let (kind, sign) = (g.word() % 6, if g.word().is_multiple_of(4) { 0 } else { 1 << 31 });
+    let row = g.row(n, |g| {
+        let exponent = match kind {
+            0 => low,
+            1 => high - g.word() % 3,
+            2 => [low, high][g.word() as usize % 2],
+            3 => low + g.word() % 26,
+            4 => 127 + g.word() % 4,
+            _ => low + g.word() % (high - low + 1),
+        };
+        let exponent = match g.word() % 512 {
+            0 if outside => high + 1,
+            1 if outside => low.saturating_sub(1),
+            _ => exponent,
+        };
+        let fraction = match g.word() % 8 {
+            0 => 0,
+            1 => 1,
+            2 => 0x7f_ffff,
+            _ => g.word() & 0x7f_ffff,
+        };
+        let zero = kind % 2 == 1 && g.word().is_multiple_of(4);
+        f(g.word() & sign | if zero { 0 } else { exponent << 23 | fraction })
+    });
+    // In some the second half takes back what the first adds, lane by lane.
+    let half = if g.word().is_multiple_of(4) { n / 64 * 32 } else { 0 };
+    (0..n).map(|k| if (half..2 * half).contains(&k) { -row[k - half] } else { row[k] }).collect()
+}
+
 /// One block or chunk: the number of the operation in the harness, its operands, and the result.
 struct Block {
     operation: u64,
@@ -469,8 +503,14 @@ fn block(g: &mut Generator, operation: u64) -> Block {
             let want = quantised::partial((x.values(), x.scales()), (w.values(), w.scales()), Group::G128);
             ([bytes(x.values()), stored, leaf(x.scales())], want.to_bits())
         }
-        5 => ([leaf(&x), vec![], vec![]], reduction::chunk_sum(&x).to_bits()),
-        6 => ([leaf(&x), vec![], vec![]], reduction::chunk_sum_squares(&x).to_bits()),
+        5 => {
+            let x = if g.word().is_multiple_of(2) { hard_chunk(g, n, [0, 191]) } else { x };
+            ([leaf(&x), vec![], vec![]], reduction::chunk_sum(&x).to_bits())
+        }
+        6 => {
+            let x = if g.word().is_multiple_of(2) { hard_chunk(g, n, [64, 159]) } else { x };
+            ([leaf(&x), vec![], vec![]], reduction::chunk_sum_squares(&x).to_bits())
+        }
         7 => ([leaf(&x), vec![], vec![]], reduction::maximum(&x).to_bits()),
         8 => {
             let x = if n == 0 { vec![f(one(g))] } else { x };

@@ -51,8 +51,8 @@ pub struct SmallModel {
 impl SmallModel {
     /// One for each family that the graph has to express.
     pub fn all() -> Result<Vec<Self>> {
-        let (wide, _) = lies::wide();
-        let all = models::all().into_iter().map(|(name, model, _)| (name, model)).chain([("wide", wide)]);
+        let more = [("wide", lies::wide().0), ("ends", lies::ends().0)];
+        let all = models::all().into_iter().map(|(name, model, _)| (name, model)).chain(more);
         all.map(|(name, model)| Self::new(name, model)).collect()
     }
 
@@ -94,7 +94,7 @@ impl SmallModel {
             models::u32_be(&(0..count).map(|_| 1 + (n.next() % (below - 1)) as u32).collect::<Vec<_>>())
         };
         match self.name {
-            "bert" => models::ask(tokens(5, 30)),
+            "bert" | "ends" => models::ask(tokens(5, 30)),
             "causal" => {
                 let input = tokens(5, models::VOCABULARY.into());
                 InferRequest { input, ..models::ask_sampled(&[], 1, 0.75, 0.0625, 0) }

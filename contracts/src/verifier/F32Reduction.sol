@@ -2,13 +2,16 @@
 pragma solidity ^0.8.28;
 
 import {BlockTooLong, LengthMismatch, elementF32} from "./F32Contraction.sol";
-import {F32, ZERO} from "./F32.sol";
+import {F32, SIGN, ZERO, _round} from "./F32.sol";
 
 // Reductions of a row: the rules R1 to R4 of docs/arithmetic.md. What is re-executed at once is a chunk of at most 1024 elements, the bytes of its leaves
 // one after the other (little-endian); F32Contraction's `accumulate` adds the partials of the chunks up.
 
 uint256 constant CHUNK = 1024;
 uint256 constant LANES = 32;
+// Sums are in units of 2^-173, which is 24 bits below the least number, sums of squares in units of 2^-172.
+uint256 constant SUM_UNIT = 173;
+uint256 constant SQUARE_UNIT = 172;
 
 /// R1: the sum of one chunk.
 function chunkSum(bytes calldata x) pure returns (F32) {
@@ -67,76 +70,126 @@ function argmax(bytes calldata x) pure returns (uint256 index) {
 }
 
 /// R1, R2: a sum by lanes.
+///
+/// The usual case is that no element is large, no square tiny. Then one unit divides all of them, a word holds every sum on the way in such units, and what
+/// a float's addition does is an exact sum and a rounding to 24 significant bits.
 function _chunk(bytes calldata x, bool squares) pure returns (F32) {
     uint256 count = _chunkLength(x);
+    (bool usual, int256 sum) = _fixedPoint(x, squares);
+    if (!usual) return _oneByOne(x, count, squares);
+    // INVARIANT: none of these sums is -0.
+    if (sum == 0) return ZERO;
+    unchecked {
+        uint256 unit = 0 - (squares ? SQUARE_UNIT : SUM_UNIT);
+        // forge-lint: disable-next-line(unsafe-typecast) its magnitude
+        return sum < 0 ? _round(SIGN, uint256(-sum), unit) : _round(0, uint256(sum), unit);
+    }
+}
+
+/// R1, R2 in units of 2^-173 or 2^-172. False if an element is at least 2^65, or of a sum of squares at least 2^33 or below 2^-63 and not zero: beyond that a
+/// sum of 1024 would need more than 253 bits, or a square be subnormal. A subnormal sum of floats needs no rounding.
+function _fixedPoint(bytes calldata x, bool squares) pure returns (bool usual, int256 sum) {
+    assembly ("memory-safe") {
+        // Three arrays behind what is allocated: the lanes; of each element the signed significand, and how many units it counts as a power of two.
+        let lanes := mload(0x40)
+        let first := add(lanes, 0x400)
+        let end := add(first, and(add(x.length, 0x7f), not(0x7f)))
+        {
+            // The last row is filled up with zeros, which change no sum.
+            let behind := add(first, x.length)
+            calldatacopy(first, x.offset, x.length)
+            calldatacopy(behind, calldatasize(), sub(end, behind))
+        }
+
+        // Eight elements at a time. What is outside has bit 8 of its lane set.
+        let outside := 0
+        for { let at := first } lt(at, end) { at := add(at, 0x20) } {
+            let v := mload(at)
+            v := or(
+                and(shr(8, v), 0x00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff),
+                shl(8, and(v, 0x00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff))
+            )
+            v := or(
+                and(shr(16, v), 0x0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff),
+                shl(16, and(v, 0x0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff))
+            )
+            let e := and(shr(23, v), 0x000000ff000000ff000000ff000000ff000000ff000000ff000000ff000000ff)
+            let one := 0x0000000100000001000000010000000100000001000000010000000100000001
+            let normal := and(shr(8, add(e, 0x000000ff000000ff000000ff000000ff000000ff000000ff000000ff000000ff)), one)
+            // Bit 31 of a lane: it is not zero.
+            let some :=
+                add(
+                    and(v, 0x7fffffff7fffffff7fffffff7fffffff7fffffff7fffffff7fffffff7fffffff),
+                    0x7fffffff7fffffff7fffffff7fffffff7fffffff7fffffff7fffffff7fffffff
+                )
+            let place
+            switch squares
+            case 0 {
+                outside := or(outside, add(e, 0x0000004000000040000000400000004000000040000000400000004000000040))
+                place := add(e, sub(0x0000001800000018000000180000001800000018000000180000001800000018, normal))
+            }
+            default {
+                let low := and(shr(23, some), not(add(e, 0x000000c0000000c0000000c0000000c0000000c0000000c0000000c0000000c0)))
+                outside := or(outside, or(low, add(e, 0x0000006000000060000000600000006000000060000000600000006000000060)))
+                // 2 (e - 64): what carries out of a byte is not looked at.
+                place := add(shl(1, e), 0x0000008000000080000000800000008000000080000000800000008000000080)
+            }
+            mstore(add(at, 0x1000), shl(24, place))
+            // Two's complement in each lane; of a zero without its sign, or it would carry into the next.
+            let minus := and(and(shr(31, v), shr(31, some)), one)
+            v := or(and(v, 0x007fffff007fffff007fffff007fffff007fffff007fffff007fffff007fffff), shl(23, normal))
+            mstore(at, add(xor(v, mul(minus, 0xffffffff)), minus))
+        }
+        usual := iszero(and(outside, 0x0000010000000100000001000000010000000100000001000000010000000100))
+
+        if usual {
+            // Rounding: below the leading bit's 23 followers, n leading zeros leave 232 - n bits, which go; half of their unit, less one, and one more if what
+            // stays is odd, is added before. For the complement of a power of two they are one fewer, of zeros. Zero has n = 256, and stays.
+            let half := 0x7fffffffffffffffffffffffffffffffffffffffffffffffffffffffff // 2^231 - 1
+            let rest := 0xffffffffffffffffffffffffffffffffffffffffffffffffffffffffff // 2^232 - 1
+            for { let l := 0 } lt(l, 0x80) { l := add(l, 4) } {
+                let c := 0
+                switch squares
+                case 0 {
+                    for { let at := add(first, l) } lt(at, end) { at := add(at, 0x80) } {
+                        let s := add(c, shl(byte(0, mload(add(at, 0x1000))), sar(224, mload(at))))
+                        let n := clz(xor(s, sar(255, s)))
+                        c := and(add(add(s, shr(n, half)), and(shr(sub(232, n), s), 1)), not(shr(n, rest)))
+                    }
+                }
+                default {
+                    for { let at := add(first, l) } lt(at, end) { at := add(at, 0x80) } {
+                        let m := sar(224, mload(at))
+                        let s := add(c, shl(byte(0, mload(add(at, 0x1000))), mul(m, m)))
+                        let n := clz(s)
+                        c := and(add(add(s, shr(n, half)), and(shr(sub(232, n), s), 1)), not(shr(n, rest)))
+                    }
+                }
+                mstore(add(lanes, shl(3, l)), c)
+            }
+            // 16 + 16, then 8 + 8, down to one.
+            for { let width := 0x200 } gt(width, 0x10) { width := shr(1, width) } {
+                for { let at := lanes } lt(at, add(lanes, width)) { at := add(at, 0x20) } {
+                    let s := add(mload(at), mload(add(at, width)))
+                    let n := clz(xor(s, sar(255, s)))
+                    mstore(at, and(add(add(s, shr(n, half)), and(shr(sub(232, n), s), 1)), not(shr(n, rest))))
+                }
+            }
+            sum := mload(lanes)
+        }
+    }
+}
+
+/// R1, R2 for any elements.
+function _oneByOne(bytes calldata x, uint256 count, bool squares) pure returns (F32) {
     F32[LANES] memory lane;
     unchecked {
-        for (uint256 l = 0; l < LANES && l < count; ++l) {
-            lane[l] = _lane(x, l, count, squares);
+        for (uint256 k = 0; k < count; ++k) {
+            (F32 e, F32 before) = (elementF32(x, k), lane[k % LANES]);
+            lane[k % LANES] = squares ? e.fma(e, before) : before + e;
         }
     }
     return _tree(lane);
-}
-
-/// R1, R2: one lane: the elements `l, l + 32, ...`, or their squares.
-///
-/// As in `_fma8` of F32Contraction the usual case is that all of them, and every sum on the way, are zeros or normal numbers: the sum stays unpacked, as a
-/// signed significand and an exponent, and one test at the end says whether it was the usual case. If not, the lane is added again one by one.
-function _lane(bytes calldata x, uint256 l, uint256 count, bool squares) pure returns (F32 r) {
-    bool done;
-    assembly ("memory-safe") {
-        let ok := 1
-        // The sum is c * 2^(e - 250): the lowest bit of its significand is bit 100. +0 has no exponent; at that of 1 what comes can be placed beside it.
-        let c := 0
-        let e := 127
-        let limit := sub(230, mul(24, squares)) // the significand of a summand has 24 bits, that of a square 48
-        let end := add(x.offset, shl(2, count))
-        for { let next := add(x.offset, shl(2, l)) } lt(next, end) { next := add(next, 0x80) } {
-            let v := shr(224, calldataload(next))
-            v := or(and(shr(8, v), 0xff00ff), shl(8, and(v, 0xff00ff)))
-            v := or(shr(16, v), shl(16, and(v, 0xffff)))
-            // A zero of either sign changes no sum, and none of these sums is -0.
-            if iszero(and(v, 0x7fffffff)) { continue }
-            let place := and(shr(23, v), 0xff)
-            ok := and(ok, lt(sub(place, 1), 254))
-            let s := or(and(v, 0x7fffff), 0x800000)
-            switch squares
-            case 0 {
-                let negative := sub(0, shr(31, v))
-                s := sub(xor(s, negative), negative)
-                place := sub(add(place, 100), e)
-            }
-            default {
-                s := mul(s, s)
-                place := sub(shl(1, place), add(e, 50))
-            }
-            ok := and(ok, lt(place, limit))
-            s := add(c, shl(place, s))
-            if iszero(s) {
-                c := 0
-                e := 127
-                continue
-            }
-            // See `_fma8` for the significand that may come out as 2^24.
-            let n := clz(xor(s, sar(255, s)))
-            e := sub(add(e, 132), n)
-            s := shl(sub(n, 2), s)
-            c := shl(100, sar(230, add(s, add(0x1fffffffffffffffffffffffffffffffffffffffffffffffffffffffff, and(shr(230, s), 1)))))
-            ok := and(ok, lt(sub(e, 1), 253))
-        }
-        let negative := sar(255, c)
-        r := add(shl(23, sub(e, 1)), shr(100, sub(xor(c, negative), negative)))
-        r := mul(add(r, and(negative, 0x80000000)), iszero(iszero(c)))
-        done := ok
-    }
-    if (done) return r;
-    r = ZERO;
-    unchecked {
-        for (uint256 k = l; k < count; k += LANES) {
-            F32 e = elementF32(x, k);
-            r = squares ? e.fma(e, r) : r + e;
-        }
-    }
 }
 
 /// R1: adds the lanes up: 16 + 16, then 8 + 8, down to one.

@@ -3,7 +3,10 @@
 use crate::models::{self, Numbers};
 use candor_sdk::{
     dispute::MemoryTrace,
-    program::{EncodeKind, InputKind, Interpreter, Model, ProgramBuilder, Request, Run, Tensor, TensorData},
+    program::{
+        DType, Dim, EncodeKind, InputKind, Interpreter, Limits, Model, Op, ProgramBuilder, Request, Run, Tensor,
+        TensorData,
+    },
 };
 
 /// A model that is one contraction of three blocks, and a request for it.
@@ -16,6 +19,18 @@ pub(crate) fn wide() -> (Model, Request) {
     b.output(EncodeKind::F32Be, y);
     let model = b.finish(models::fixed(1200, 12), vec![]).expect("a valid model");
     (model, models::ask(models::f32_be(&n.floats(300))))
+}
+
+/// A model that says where the tokens of its input end, and a request for it.
+pub(crate) fn ends() -> (Model, Request) {
+    let mut b = ProgramBuilder::new();
+    let tokens = b.tokens(30);
+    let lengths = b.node(Op::TokenLength, &[tokens], DType::U32, Dim::S, Dim::ONE);
+    let ends = b.node(Op::PrefixSum, &[lengths], DType::U32, Dim::S, Dim::ONE);
+    b.output(EncodeKind::U32Be, ends);
+    let limits = Limits { min_input_bytes: 4, max_input_bytes: 64, max_output_bytes: 64, max_tokens: 0 };
+    let vocabulary = (0..30).map(|token| b"candour"[token % 7..].to_vec()).collect();
+    (b.finish(limits, vocabulary).expect("a valid model"), models::ask(models::u32_be(&[3, 29, 0, 12, 6])))
 }
 
 /// One element of one node is not what it should be.

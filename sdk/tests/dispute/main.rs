@@ -8,9 +8,15 @@ mod models;
 #[path = "../verifier_evm/graphs.rs"]
 mod graphs;
 
+#[path = "../verifier_evm/giants.rs"]
+#[allow(dead_code, reason = "shared with the tests of the verifier")]
+mod giants;
+
 mod contracts;
 mod elements;
 mod evm;
 mod games;
+mod large;
+#[allow(dead_code, reason = "shared with the tests on a chain")]
 mod liars;
 mod toy;

@@ -1,11 +1,15 @@
 //! Models too large to be made: trees as high as theirs, with made-up hashes where nothing is opened; descriptors and leaves are real ones.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter::successors,
+};
 
 use alloy_primitives::{B256, U256, keccak256};
 use alloy_sol_types::SolValue;
 use candor_sdk::{
     bindings::{Claim, Limits, ModelDescriptor, NodeOpening, Params, Run},
+    dispute::levels_of,
     merkle::{ABSENT, Domain, counted, depth, hash, inner},
     program::{DType, LEAF, Node, Op, Operand, Symbols, TensorDescriptor, WeightType},
     proof::format::{DataOpening, LeafOpening, OperandOpening, StepProof},
@@ -31,24 +35,32 @@ impl Giant {
     }
 }
 
-/// A tree of which a few leaves are known.
+/// A tree of which a few leaves are known. Made up are hashes at the levels where the reveals of a dispute end; what lies between follows from them, so
+/// that an operator can reveal what stands there.
 pub(crate) struct Sparse {
     count: u64,
     known: BTreeMap<u64, B256>,
+    /// Levels of made-up hashes.
+    revealed: BTreeSet<usize>,
 }
 
 impl Sparse {
     pub(crate) fn new(count: u64, known: impl IntoIterator<Item = (u64, B256)>) -> Self {
-        Self { count, known: known.into_iter().collect() }
+        let ends = successors(Some(depth(count)), |&height| (height != 0).then(|| height - levels_of(height)));
+        Self { count, known: known.into_iter().collect(), revealed: ends.skip(1).chain([0]).collect() }
     }
 
     pub(crate) fn node(&self, level: usize, index: u64) -> B256 {
         let leaves = index << level..(index + 1) << level;
-        match self.known.range(leaves.clone()).next() {
-            None if leaves.start >= self.count => ABSENT,
-            None => keccak256([index.to_be_bytes(), (level as u64).to_be_bytes()].concat()),
+        if leaves.start >= self.count {
+            return ABSENT;
+        }
+        match self.known.range(leaves).next() {
             Some((_, &leaf)) if level == 0 => leaf,
-            Some(_) => inner(&self.node(level - 1, 2 * index), &self.node(level - 1, 2 * index + 1)),
+            None if self.revealed.contains(&level) => {
+                keccak256([index.to_be_bytes(), (level as u64).to_be_bytes()].concat())
+            }
+            _ => inner(&self.node(level - 1, 2 * index), &self.node(level - 1, 2 * index + 1)),
         }
     }
 
