@@ -1,7 +1,11 @@
 //! An endpoint that misbehaves: passes questions on to a real one, and does one thing wrong, every so often or always.
 
-use alloy::primitives::B256;
+use alloy::{
+    primitives::{B256, Bytes},
+    sol_types::SolEvent,
+};
 use anyhow::{Context, Result, ensure};
+use candor_sdk::bindings::IInferenceOracle::Requested;
 use reqwest::Url;
 use serde_json::{Value, json};
 use std::{
@@ -59,6 +63,8 @@ pub enum Fault {
     TakenBackAtSend(B256),
     /// It leaves out the events of this kind from [`FaultyEndpoint::begin`] until it is healed, and does not know what views gave at old blocks.
     Hidden(B256),
+    /// The inputs of the requests that it shows are others than those they were made with.
+    AlteredInput,
     /// The first question by this name after [`FaultyEndpoint::begin`] waits until it is healed, and is passed on then.
     Held(&'static str),
 }
@@ -160,7 +166,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             };
             question["method"] == "eth_getLogs" && bound("toBlock") - bound("fromBlock") >= width
         }
-        Fault::EmptyLogs | Fault::TakenBack(_) => question["method"] == "eth_getLogs",
+        Fault::EmptyLogs | Fault::AlteredInput | Fault::TakenBack(_) => question["method"] == "eth_getLogs",
         Fault::NoTip | Fault::TipUnknown => question["method"] == "eth_maxPriorityFeePerGas",
         Fault::NoHistory => {
             question["method"] == "eth_call"
@@ -178,7 +184,10 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
     let number = if concerned { state.count.fetch_add(1, Ordering::Relaxed) } else { 0 };
     let due = concerned && number % state.every == state.every - 1 && !state.healed.load(Ordering::Relaxed);
     let fault = due.then_some(state.fault);
-    if !matches!(fault, None | Some(Fault::TakenBack(_) | Fault::TakenBackAtSend(_) | Fault::Hidden(_))) {
+    if !matches!(
+        fault,
+        None | Some(Fault::TakenBack(_) | Fault::TakenBackAtSend(_) | Fault::Hidden(_) | Fault::AlteredInput)
+    ) {
         state.faults.fetch_add(1, Ordering::Relaxed);
     }
     let id = question["id"].clone();
@@ -240,6 +249,19 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
                 let all = logs.len();
                 logs.retain(|log| log["topics"][0] != json!(kind));
                 state.faults.fetch_add(usize::from(logs.len() < all), Ordering::Relaxed);
+            }
+            answer.to_string()
+        }
+        Some(Fault::AlteredInput) => {
+            let mut answer: Value = serde_json::from_str(&ask(state, &question).await?)?;
+            let logs = answer["result"].as_array_mut().context("no events")?;
+            for log in logs.iter_mut().filter(|log| log["topics"][0] == json!(Requested::SIGNATURE_HASH)) {
+                let data: Bytes = log["data"].as_str().context("no data")?.parse()?;
+                let mut data = data.to_vec();
+                // Six words of the request, two of where the input is and how long, and then the input.
+                data[8 * 32] ^= 0x40;
+                log["data"] = json!(Bytes::from(data));
+                state.faults.fetch_add(1, Ordering::Relaxed);
             }
             answer.to_string()
         }

@@ -286,7 +286,8 @@ impl World {
                 bump_percent: 15,
                 at_a_loss: false,
             },
-            store: self.store(folder),
+            // A relayer that only watches has no share in a queue.
+            store: operator.map_or_else(|| folder.join("candor.db").into(), |_| self.store(folder)),
             lease: Duration::from_secs(3),
             locks: folder.to_owned(),
             http: None,

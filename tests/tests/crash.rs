@@ -169,12 +169,16 @@ async fn survives_detour(world: World, place: &'static str) -> Result<()> {
     let mut asked = Vec::new();
     let second = match place {
         "dropped" => {
-            let late = world.ask("credit", &applicant()).await?;
-            world.pass(u64::from(TIMEOUT) + 1).await?;
+            // Two questions, one of which brings too little.
+            let dear = [("operator.min_fee.credit", "1 ether")];
+            let cheap = world.ask("credit", &applicant()).await?;
             asked.push(world.ask("digits", &image()).await?);
-            trial.dead(&mut trial.start(true, &[])?).await?;
-            trial.refunded(late).await?;
-            trial.start(false, &[])?
+            trial.dead(&mut trial.start(true, &dear)?).await?;
+            let second = trial.start(false, &dear)?;
+            trial.fulfilled(&asked, || second.log()).await?;
+            world.pass(u64::from(TIMEOUT) + 1).await?;
+            trial.refunded(cheap).await?;
+            second
         }
         "expired" => {
             // Of two kinds of questions this worker answers one. Nobody comes for the other.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use candor_relayer::store::{Purpose, SentTransaction, Step, StoreLocation};
 use candor_sdk::bindings::{Answer, Delivery, IInferenceOracle, RequestStatus};
 use candor_tests::{
-    Ask, Fault, FaultyEndpoint, Scene, Slow,
+    Ask, Fault, FaultyEndpoint, Proxy, Scene, Slow,
     scene::in_flight,
     world::{PRICE, TIMEOUT, applicant, ether, image, request_id},
 };
@@ -265,12 +265,15 @@ async fn what_can_not_be_answered_in_time_is_not_begun() -> Result<()> {
     let world = &scene.world;
     let mut settings = scene.settings();
     Slow::down(&mut settings, Duration::from_secs(2), Duration::ZERO);
+    let proxy = Proxy::start(&world.rpc_url()).await?;
+    settings.rpc_urls = vec![proxy.url.clone()];
     let relayer = scene.start(settings).await?;
     // It learns how slow the model is.
     let first = world.ask("credit", &applicant()).await?;
     world.wait_for(first, RequestStatus::Fulfilled).await?;
-    // Asked now, and a moment later there is one second left.
+    // Asked now, and a moment later there is one second left. The relayer sees no block between.
     let provider = world.client.provider();
+    proxy.cut();
     provider.anvil_set_auto_mine(false).await?;
     let ask = world.client.request(
         world
@@ -284,7 +287,6 @@ async fn what_can_not_be_answered_in_time_is_not_begun() -> Result<()> {
         U256::from(PRICE),
     );
     let asking = world.client.send_from(world.owner, ask);
-    // Both at once, so that the relayer sees it only then.
     let mining = async {
         while provider.get_transaction_count(world.owner).pending().await?
             == provider.get_transaction_count(world.owner).await?
@@ -297,6 +299,7 @@ async fn what_can_not_be_answered_in_time_is_not_begun() -> Result<()> {
     let (receipt, mined) = tokio::join!(asking, mining);
     mined?;
     provider.anvil_set_auto_mine(true).await?;
+    proxy.mend();
     let late = request_id(&receipt?)?;
     let deadline = Instant::now() + Duration::from_secs(30);
     let row = loop {
@@ -342,5 +345,27 @@ async fn a_request_that_waits_says_for_what() -> Result<()> {
     assert!(text.contains("there is no such request: the oracle has taken 1"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&why(id.0, &["--json"]).await?)?;
     assert_eq!((json["event"].as_str(), json["step"].as_str()), (Some("why"), Some("signed")));
+    Ok(relayer.stop().await?)
+}
+
+/// optimism #21333: honest, with wrong data. The answer to another input than the request's is a wrong answer, and the stake would pay for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_shows_another_input_gets_no_answer_to_it() -> Result<()> {
+    let scene = Scene::new().await?;
+    let world = &scene.world;
+    let endpoint = FaultyEndpoint::start(&world.rpc_url(), Fault::AlteredInput, 1).await?;
+    let mut settings = scene.settings();
+    settings.rpc_urls = vec![endpoint.url.clone()];
+    let relayer = scene.start(settings).await?;
+    let id = world.ask("credit", &applicant()).await?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while endpoint.faults() < 4 {
+        anyhow::ensure!(Instant::now() < deadline, "nobody reads");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(relayer.store.request(id).await?, None, "this is not the request");
+    assert_eq!(world.client.status(id).await?.0, RequestStatus::Requested);
+    endpoint.heal();
+    assert_eq!(world.settle(id).await?.to_vec(), world.right_answer("credit", &applicant())?);
     Ok(relayer.stop().await?)
 }

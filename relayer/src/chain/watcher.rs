@@ -11,10 +11,11 @@ use crate::{
     own_time::OwnTime,
     store::{BlockRange, REMEMBERED_BLOCKS, Store, StoreError},
 };
-use alloy::primitives::Address;
+use alloy::primitives::{Address, keccak256};
 use candor_sdk::{
     bindings::IInferenceOracle::IInferenceOracleEvents as Event,
     client::{ClientError, OracleLog},
+    ids::RequestId,
     request::Request,
 };
 use std::{sync::Arc, time::Duration};
@@ -147,7 +148,12 @@ impl Watcher {
             Known::Rewound => return Ok(nothing(false)),
             Known::Away => return Ok(nothing(true)),
         }
-        let Some((last, tip, logs)) = found else { return Ok(nothing(true)) };
+        let Some((last, tip, mut logs)) = found else { return Ok(nothing(true)) };
+        let other = logs.iter().find_map(altered);
+        if let Some(request) = other {
+            error!(request, "the endpoint shows another input than the request was made with");
+            logs.retain(|log| altered(log).is_none());
+        }
         if rpc.current() != endpoint {
             debug!("the endpoint changed meanwhile; asking the new one");
             return Ok(nothing(false));
@@ -159,7 +165,7 @@ impl Watcher {
                 self.own_time.read((request.id.0, request.attempt));
             }
         }
-        self.check_for_holes(rpc, &logs, last, last == confirmed).await?;
+        self.check_for_holes(rpc, &logs, other, last, last == confirmed).await?;
         self.store
             .apply(BlockRange {
                 last,
@@ -182,14 +188,20 @@ impl Watcher {
         &mut self,
         rpc: &Rpc,
         logs: &[OracleLog],
+        altered: Option<u64>,
         last: u64,
         newest: bool,
     ) -> Result<(), WatchError> {
+        // One that is not shown as it is is not shown, unless it was before.
+        let altered = match altered.filter(|id| *id > self.without) {
+            Some(id) if self.store.request(RequestId(id)).await?.is_none() => Some(id),
+            _ => None,
+        };
         let stored = self.store.last_request().await?;
         let known = stored.map(|(id, _)| id.max(self.without));
         // As of the range's last block. Few endpoints know that of old blocks, where the next range tells; one that can't say is taken at its word.
         let count = if newest { self.own_time.wait(rpc.request_count_at(last)).await.ok() } else { None };
-        match missing(known, logs, count) {
+        match missing(known, logs, count).or(altered) {
             Some(missing) if self.holes < HOLE_TRIES => {
                 self.holes += 1;
                 metrics::counter!(CHAIN_HOLES).increment(1);
@@ -251,6 +263,16 @@ enum Known {
     Rewound,
     /// The chain is shorter than what was read: an endpoint behind the others, or a reorganisation in progress. Wait.
     Away,
+}
+
+/// The number of a request that comes with another input than its own. The chain refuses any other change of a request, since its hash is there; but an answer
+/// to another input would be signed, posted, and cost the stake, on nobody's word but the endpoint's.
+fn altered(log: &OracleLog) -> Option<u64> {
+    let Event::Requested(event) = &log.event else { return None };
+    // One that is at a URI may come without, and is checked when it is fetched.
+    let genuine = keccak256(&event.input) == event.request.inputHash
+        || Request::unpack(&event.request).is_ok_and(|request| request.input_by_uri && event.input.is_empty());
+    (!genuine).then_some(event.id)
 }
 
 /// The first number that is neither stored nor among the events, though a later one, or the contract's count, says that it must be.

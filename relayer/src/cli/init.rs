@@ -66,6 +66,9 @@ pub(super) fn init(context: &Context, args: &InitArgs) -> anyhow::Result<Outcome
             let missing: Vec<&str> = missing.into_iter().filter(|(_, is)| *is).map(|(key, _)| key).collect();
             let fill = match missing.as_slice() {
                 [] => String::new(),
+                keys if oracle.is_none() => {
+                    format!("\n  - fill in {} (`candor deploy` puts the contracts on a chain that has none)", keys.join(", "))
+                }
                 keys => format!("\n  - fill in {}", keys.join(", ")),
             };
             text + &format!(

@@ -42,6 +42,7 @@ async fn of_store(context: &Context, config: &Config, args: &StatusArgs) -> anyh
     let next_block = store.next_block().await?;
     let unresolved = store.unresolved().await?;
     let workers = store.workers().await?;
+    let running = store.has_relayer().await?;
     context.say(
         || {
             let shown: Vec<String> = Step::ALL
@@ -51,11 +52,14 @@ async fn of_store(context: &Context, config: &Config, args: &StatusArgs) -> anyh
                 .collect();
             let requests = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
             let mut text = format!("database   {}, read up to block {}", store.location(), next_block.saturating_sub(1));
+            if !running {
+                text += "\nrelayer    none is running: `candor run`";
+            }
             text += &format!("\nrequests   {requests}");
             text += &format!("\nearned     {}; {} spent on gas in 24 hours, of at most {}", money(earned), money(spent), config.gas.daily_cap);
             for worker in &workers {
                 let WorkerRow { name, card, submitter, alive, claimed, .. } = worker;
-                let role = if !alive { "silent" } else if *submitter { "submitter" } else { "worker" };
+                let role = if !alive || !running { "silent" } else if *submitter { "submitter" } else { "worker" };
                 text += &format!("\nworker     {name}: {role} on {}, {} answered, {claimed} in work", card.device, card.answered);
             }
             for sent in &unresolved {
@@ -67,11 +71,11 @@ async fn of_store(context: &Context, config: &Config, args: &StatusArgs) -> anyh
             let steps: serde_json::Map<String, Value> =
                 Step::ALL.iter().map(|step| (step.name().to_owned(), counts.of(*step).into())).collect();
             json!({
-                "event": "store", "path": store.location().to_string(), "exists": true, "next_block": next_block, "requests": steps,
+                "event": "store", "path": store.location().to_string(), "exists": true, "running": running, "next_block": next_block, "requests": steps,
                 "earned": earned.to_string(), "spent_24h": spent.to_string(),
                 "workers": workers.iter().map(|worker| json!({
                     "name": worker.name, "device": worker.card.device, "models": worker.card.models, "answered": worker.card.answered,
-                    "claimed": worker.claimed, "alive": worker.alive, "submitter": worker.submitter,
+                    "claimed": worker.claimed, "alive": worker.alive && running, "submitter": worker.submitter,
                 })).collect::<Vec<_>>(),
                 "in_flight": unresolved.iter().map(|sent| json!({ "purpose": sent.purpose.name(), "nonce": sent.nonce, "transaction": sent.hash })).collect::<Vec<_>>(),
             })
@@ -104,8 +108,9 @@ async fn of_chain(context: &Context, config: &Config) -> anyhow::Result<()> {
     let client = context.client(config).await?;
     let head = client.provider().get_block_number().await?;
     let count = client.request_count().await?;
+    let requests = if count == 1 { "request" } else { "requests" };
     context.say(
-        || format!("chain      {}, block {head}; the oracle has taken {count} requests", client.chain_id),
+        || format!("chain      {}, block {head}; the oracle has taken {count} {requests}", client.chain_id),
         || json!({ "event": "chain", "chain_id": client.chain_id, "block": head, "requests": count }),
     )?;
     dispute::summary(context, config).await?;

@@ -62,7 +62,11 @@ pub(super) async fn why(context: &Context, args: &WhyArgs) -> anyhow::Result<Out
         Some(row) => {
             let store = Store::open_read_only(location).await?;
             let facts = facts(context, &config, &store, &client, &row).await?;
-            (row.step.name().to_owned(), explain(&row, &facts))
+            let mut reasons = explain(&row, &facts);
+            if !matches!(row.step, Step::Finalized | Step::Dropped) {
+                reasons.splice(0..0, nobody(&store).await?);
+            }
+            (row.step.name().to_owned(), reasons)
         }
         None => ("not here".to_owned(), unknown(&config, &client, id).await?),
     };
@@ -277,6 +281,12 @@ fn posted(row: &RequestRow, facts: &Facts) -> Vec<String> {
     }
 }
 
+/// The first reason for everything, if it is one.
+async fn nobody(store: &Store) -> anyhow::Result<Option<String>> {
+    let running = store.has_relayer().await?;
+    Ok((!running).then(|| "no relayer is running: `candor run`; what follows is as the last one left it".to_owned()))
+}
+
 /// Why a request is not in the store.
 async fn unknown(config: &Config, client: &AnyClient, id: RequestId) -> anyhow::Result<Vec<String>> {
     let count = client.request_count().await?;
@@ -289,12 +299,14 @@ async fn unknown(config: &Config, client: &AnyClient, id: RequestId) -> anyhow::
     if !there {
         return Ok(vec![format!("no relayer has run with this configuration; on the chain it is {status:?}")]);
     }
-    let read = Store::open_read_only(location).await?.next_block().await?.saturating_sub(1);
+    let store = Store::open_read_only(location).await?;
+    let read = store.next_block().await?.saturating_sub(1);
     let head = client.provider().get_block_number().await?;
-    let mut reasons = vec![format!(
+    let mut reasons: Vec<String> = nobody(&store).await?.into_iter().collect();
+    reasons.push(format!(
         "this relayer has read up to block {read} of {head}, and an event counts when {} blocks lie on top of it (chain.confirmations)",
         config.chain.confirmations
-    )];
+    ));
     if status != RequestStatus::Requested {
         reasons.push(format!("on the chain it is {status:?}"));
     }

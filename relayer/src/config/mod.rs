@@ -251,6 +251,7 @@ impl Default for StoreConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
     /// Address and port for `/metrics`, `/healthz`, `/readyz` and the status page. Nothing is told without it. All of it is read-only.
+    #[serde(deserialize_with = "setting::read_listen")]
     pub listen: Option<SocketAddr>,
 }
 

@@ -6,6 +6,7 @@ use figment::value::magic::RelativePathBuf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
     fmt,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -86,6 +87,16 @@ impl From<ImportOptions> for Options {
             dtype: chosen.dtype,
         }
     }
+}
+
+/// An address and a port.
+pub(super) fn read_listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let parse = |text: String| {
+        let problem = |_| format!("{text:?} is no address with a port, such as \"127.0.0.1:9464\" or \"[::1]:9464\"");
+        text.parse().map_err(problem)
+    };
+    text.map(parse).transpose().map_err(de::Error::custom)
 }
 
 fn read_precision<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Precision>, D::Error> {

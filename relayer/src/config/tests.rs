@@ -172,6 +172,7 @@ fn one_slip_at_a_time() {
         ("log", "format = \"yaml\""),
         ("logs", "format = \"json\""),
         ("metrics", "port = 9000"),
+        ("http", "listen = \"localhost\""),
         ("operator.payout", "address = \"0x0000000000000000000000000000000000000000\""),
         ("operator.signer", "key = \"signer.json\""),
     ]

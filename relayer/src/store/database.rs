@@ -10,6 +10,7 @@ use sqlx::{
 use std::{
     fmt,
     fs::{File, TryLockError},
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +23,9 @@ const CONNECTIONS: u32 = 8;
 
 /// Longest time to wait for a connection before the database counts as gone.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a lock is asked for again that somebody holds.
+const LOCK_TRIES: u32 = 10;
 
 /// Where the state of the work is kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,18 +114,35 @@ impl StoreLocation {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(|error| self.unopened(&error))?;
         }
-        let mut lock_path = path.as_os_str().to_owned();
-        lock_path.push(".lock");
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(&lock_path)
+            .open(lock_of(path))
             .map_err(|error| self.unopened(&error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(self.unopened(&error)),
+        // Whoever only looks whether it is held holds it for a moment.
+        let mut tries = LOCK_TRIES;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
+                Err(TryLockError::WouldBlock) if tries > 0 => tries -= 1,
+                Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(path.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(self.unopened(&error)),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether a process holds the lock of a file now; none: that is not to be seen, or there is no lock.
+    pub(super) fn is_locked(&self) -> Option<bool> {
+        let Self::File(path) = self else { return None };
+        match File::open(lock_of(path)) {
+            Ok(file) => match file.try_lock_shared() {
+                Ok(()) => Some(false),
+                Err(TryLockError::WouldBlock) => Some(true),
+                Err(TryLockError::Error(_)) => None,
+            },
+            Err(error) => (error.kind() == ErrorKind::NotFound).then_some(false),
         }
     }
 
@@ -172,6 +193,13 @@ impl fmt::Debug for StoreLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The lock of a file lies beside it.
+fn lock_of(path: &Path) -> PathBuf {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    lock.into()
 }
 
 /// Whether a database error passes by itself: a server that is away or restarting, a disk that is full.

@@ -187,6 +187,14 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a relayer works with this store now: one that holds the file, or has given a sign of life.
+    pub async fn has_relayer(&self) -> Result<bool, StoreError> {
+        match self.location.is_locked() {
+            Some(locked) => Ok(locked),
+            None => Ok(self.workers().await?.iter().any(|worker| worker.alive)),
+        }
+    }
+
     /// The processes that share this store, by name.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
         let clock = self.location.now();

@@ -375,10 +375,12 @@ async fn one_file_has_one_owner_one_deployment_one_version() {
             assert!(matches!(second, StoreError::InUse(_)), "{second}");
         }
         let beside = Store::open_read_only(location.clone()).await.unwrap();
+        assert!(beside.has_relayer().await.unwrap(), "it holds the file, or has just given a sign of life");
         assert_eq!(beside.deployment().await.unwrap(), (CHAIN, ORACLE));
         assert!(beside.drop_expired(0).await.is_err(), "whoever looks changes nothing");
         let pool = opened.store.pool.clone();
         drop(opened.store);
+        assert_eq!(beside.has_relayer().await.unwrap(), location.is_shared(), "the lock goes with whoever held it");
 
         let other = Store::open(location.clone(), 1, ORACLE, 0).await.map(|_| ()).unwrap_err();
         assert!(matches!(other, StoreError::OtherDeployment { stored_chain: CHAIN, chain: 1, .. }), "{other}");
