@@ -19,6 +19,7 @@ use candor_sdk::{
     request::Request,
 };
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tracing::{debug, error, warn};
 
 /// How blocks are read.
@@ -113,8 +114,8 @@ impl Watcher {
         Self { store, settings, operator, challenge_window, range, holes: 0, searched: 0, without: 0, own_time }
     }
 
-    /// Reads the next range.
-    pub async fn look(&mut self, rpc: &Rpc) -> Result<Look, WatchError> {
+    /// Reads the next range. The newest block is `told` before anything is stored: whoever finds a new request goes by a clock that is as new.
+    pub async fn look(&mut self, rpc: &Rpc, told: &watch::Sender<Head>) -> Result<Look, WatchError> {
         let endpoint = rpc.current();
         let head = rpc.head().await?;
         let nothing = |caught_up| Look { head, logs: Vec::new(), caught_up, read: None };
@@ -166,6 +167,7 @@ impl Watcher {
             }
         }
         self.check_for_holes(rpc, &logs, other, last, last == confirmed).await?;
+        told.send_replace(head);
         self.store
             .apply(BlockRange {
                 last,

@@ -624,8 +624,9 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
     while !shared.stop.is_cancelled() {
         shared.round("watcher");
         let endpoint = shared.rpc.current();
+        let before = *head.borrow();
         let looked = if *shared.leads.borrow() {
-            watcher.look(&shared.rpc).await.map_err(RelayerError::from)
+            watcher.look(&shared.rpc, &head).await.map_err(RelayerError::from)
         } else {
             // Somebody else reads the events; the time on the chain is everybody's business.
             let head = shared.rpc.head().await.map_err(RelayerError::from);
@@ -650,7 +651,7 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
                         _ => {}
                     }
                 }
-                let moved = *head.borrow() != look.head;
+                let moved = before != look.head;
                 head.send_replace(look.head);
                 if moved {
                     // Windows pass and exclusive minutes end with the chain's clock.
