@@ -488,6 +488,13 @@ pub fn dispute_terms() -> Terms {
     }
 }
 
+/// Seconds after which whoever's turn it is has no time left, whatever was gained by moves so far. Where no block comes, the chain's clock stands still for
+/// whoever reads it: what is passed has to be enough at once.
+pub fn out_of_time() -> u64 {
+    let terms = dispute_terms();
+    u64::from(terms.clock + 16 * terms.increment + terms.extension) + 1
+}
+
 /// Wei of so many ether.
 pub fn ether(amount: u64) -> U256 {
     U256::from(amount) * U256::from(10).pow(U256::from(18))

@@ -20,7 +20,7 @@ use candor_sdk::{
 use candor_tests::{
     Operator, World,
     court::examined,
-    world::{WINDOW, applicant, dispute_terms, ether, image},
+    world::{WINDOW, applicant, dispute_terms, ether, image, out_of_time},
 };
 use std::{
     sync::{
@@ -210,7 +210,7 @@ async fn a_silent_operator_runs_out_of_time() -> Result<()> {
     let id = court.world.ask("credit", &applicant()).await?;
     examined(&mut progress, id).await?;
     court.world.wait_for(id, RequestStatus::Disputed).await?;
-    court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+    court.world.pass(out_of_time()).await?;
     court.convicted(before).await?;
     court.settled().await?;
     liar.stop().await?;
@@ -238,7 +238,7 @@ async fn an_honest_operator_outlasts_a_false_challenger() -> Result<()> {
         ensure!(Instant::now() < deadline, "no claim was made");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+    court.world.pass(out_of_time()).await?;
     court.world.wait_for(id, RequestStatus::Finalized).await?;
     ensure!(court.stake(court.liar.address()).await? == before, "an honest operator was slashed");
     court.settled().await?;

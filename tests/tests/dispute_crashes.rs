@@ -14,7 +14,7 @@ use candor_tests::{
     Court, Hand, Operator, RelayerProcess,
     court::PATIENCE,
     liars::{Lie, LyingEngine, Story},
-    world::{dispute_terms, ether},
+    world::{ether, out_of_time},
 };
 use std::{collections::HashMap, os::unix::process::ExitStatusExt, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -130,7 +130,7 @@ async fn an_operator_that_is_killed_at_every_place_defends_itself() -> Result<()
         ensure!(deaths >= 1, "never killed");
     }
     let last = start(None)?;
-    court.world.pass(u64::from(dispute_terms().clock + dispute_terms().extension) + 1).await?;
+    court.world.pass(out_of_time()).await?;
     court.over(&[]).await.with_context(|| last.log())?;
     for id in &ids {
         court.world.wait_for_long(*id, RequestStatus::Finalized, PATIENCE).await.with_context(|| last.log())?;

@@ -18,7 +18,7 @@ use candor_sdk::{
 use candor_tests::{
     Court, Running,
     liars::{FAMILIES, Lie, LyingEngine, SmallModel, Story, family},
-    world::{dispute_terms, ether},
+    world::{ether, out_of_time},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -105,7 +105,7 @@ async fn trial(court: &mut Court, rows: Vec<Row>) -> Result<Vec<Went>> {
         court.wait(&format!("{}: the liar is stuck", row.name), &all, look).await?;
     }
     if rows.iter().any(|row| row.stuck) {
-        court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+        court.world.pass(out_of_time()).await?;
         court.convicted(&ids, &all).await?;
     }
     court.over(&all).await?;

@@ -30,15 +30,10 @@ use candor_tests::{
     Court, Fault, FaultyEndpoint, Hand, Operator, RelayerProcess, Running,
     court::PATIENCE,
     liars::{Lie, LyingEngine, SmallModel, Story},
-    world::{EXCLUSIVE, WINDOW, applicant, dispute_terms, ether},
+    world::{EXCLUSIVE, WINDOW, applicant, dispute_terms, ether, out_of_time},
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::LocalSet, time::Instant};
-
-/// A side's whole time, and a second more.
-fn out_of_time() -> u64 {
-    u64::from(dispute_terms().clock + dispute_terms().extension) + 1
-}
 
 fn bonds(count: u64) -> U256 {
     U256::from(dispute_terms().bond) * U256::from(count)

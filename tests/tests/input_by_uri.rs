@@ -23,7 +23,7 @@ use candor_tests::{
     InputServer, Operator, RelayerProcess, World,
     court::examined,
     inputs::Manner,
-    world::{PRICE, TIMEOUT, WINDOW, applicant, dispute_terms, ether, image},
+    world::{PRICE, TIMEOUT, WINDOW, applicant, ether, image, out_of_time},
 };
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{sync::broadcast, time::Instant};
@@ -335,7 +335,7 @@ async fn an_honest_operator_shows_a_withheld_input_and_wins() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     ensure!(court.shown().await? == 1, "the input was shown once");
-    court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+    court.world.pass(out_of_time()).await?;
     court.world.wait_for(id, RequestStatus::Finalized).await?;
     ensure!(stake(&court.world, &court.liar).await? == before, "an honest operator was slashed");
     operator.stop().await?;
@@ -358,7 +358,7 @@ async fn an_operator_that_keeps_its_input_to_itself_runs_out_of_time() -> Result
     examined(&mut progress, id).await?;
     court.world.pass(WINDOW / 2 + 1).await?;
     court.world.wait_for(id, RequestStatus::Disputed).await?;
-    court.world.pass(u64::from(dispute_terms().clock) + 1).await?;
+    court.world.pass(out_of_time()).await?;
     court.convicted(before).await?;
     ensure!(court.shown().await? == 0, "nobody showed it");
     let again = court.world.client.requested(id, 0).await?.context("no request")?;
