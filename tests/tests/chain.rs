@@ -12,14 +12,11 @@ use candor_sdk::{
     ids::RequestId,
 };
 use candor_tests::{
-    Fault, FaultyEndpoint, Operator, Running, Scene, World,
+    Fault, FaultyEndpoint, Scene, World,
     scene::in_flight,
     world::{PRICE, WINDOW, applicant, ether, image},
 };
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganisation_replaces_a_request_and_the_new_one_is_answered() -> Result<()> {
@@ -31,9 +28,8 @@ async fn a_reorganisation_replaces_a_request_and_the_new_one_is_answered() -> Re
     let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
 
     let first = world.ask("credit", &applicant()).await?;
-    world.wait_for(first, RequestStatus::Fulfilled).await?;
-    // The watcher has read the result by now or will; then the blocks that hold request and result are gone.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The result has been read; then the blocks that hold it and the request are gone.
+    noted(&relayer, first, Step::Posted).await?;
     provider.anvil_rollback(Some(provider.get_block_number().await? - before)).await?;
     assert_eq!(world.client.request_count().await?, 0, "the request never was");
 
@@ -56,8 +52,7 @@ async fn a_reorganisation_drops_a_result_and_it_is_posted_again() -> Result<()> 
     let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
     let id = world.ask("credit", &applicant()).await?;
     let asked_in = provider.get_block_number().await?;
-    world.wait_for(id, RequestStatus::Fulfilled).await?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    noted(&relayer, id, Step::Posted).await?;
     provider.anvil_rollback(Some(provider.get_block_number().await? - asked_in)).await?;
     assert_eq!(world.client.status(id).await?.0, RequestStatus::Requested, "the result is gone");
     provider.anvil_mine(Some(5), None).await?;
@@ -66,64 +61,46 @@ async fn a_reorganisation_drops_a_result_and_it_is_posted_again() -> Result<()> 
     Ok(relayer.stop().await?)
 }
 
-/// A relayer whose endpoint lets the chain take something back at the worst moment; when that has happened.
-async fn taken_back(world: &World, operator: &Operator, folder: &Path, fault: Fault, every: usize) -> Result<Caught> {
-    let endpoint = FaultyEndpoint::start(&world.rpc_url(), fault, every).await?;
-    let mut settings = world.settings(folder, Some(operator));
+/// A scene whose relayer has an endpoint with this fault in one question of so many.
+async fn faulty(fault: Fault, every: usize) -> Result<(Scene, FaultyEndpoint, Handle)> {
+    let scene = Scene::new().await?;
+    let endpoint = FaultyEndpoint::start(&scene.world.rpc_url(), fault, every).await?;
+    let mut settings = scene.settings();
     settings.rpc_urls = vec![endpoint.url.clone()];
-    let relayer = Running::start("relayer", settings).await?;
-    Ok(Caught { endpoint, relayer })
+    let relayer = scene.start(settings).await?;
+    Ok((scene, endpoint, relayer))
 }
 
-struct Caught {
-    endpoint: FaultyEndpoint,
-    relayer: Running,
+/// A request for `credit` becomes final with the right answer, paid once; then the relayer may go.
+async fn settles(scene: &Scene, relayer: Handle, id: RequestId) -> Result<()> {
+    let output = scene.world.settle(id).await?;
+    assert_eq!(output.to_vec(), scene.world.right_answer("credit", &applicant())?);
+    assert_eq!(scene.world.client.credit(scene.operator.address()).await?, U256::from(PRICE));
+    Ok(relayer.stop().await?)
 }
 
 /// What was shown last was of a chain that is gone, and the next question is answered by another one. Nothing of it may stay in the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_is_taken_back_while_it_is_read_is_posted_again() -> Result<()> {
-    let mut world = World::start().await?;
-    let operator = world.operator(ether(2)).await?;
-    let folder = tempfile::tempdir()?;
-    let fault = Fault::TakenBack(IInferenceOracle::Fulfilled::SIGNATURE_HASH);
-    let caught = taken_back(&world, &operator, folder.path(), fault, 1).await?;
-    let id = world.ask("credit", &applicant()).await?;
-    caught.endpoint.happened().await?;
-    let output = world.settle(id).await?;
-    assert_eq!(output.to_vec(), world.right_answer("credit", &applicant())?);
-    assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
-    caught.relayer.stop().await
+    let (scene, endpoint, relayer) = faulty(Fault::TakenBack(IInferenceOracle::Fulfilled::SIGNATURE_HASH), 1).await?;
+    let id = scene.world.ask("credit", &applicant()).await?;
+    endpoint.happened().await?;
+    settles(&scene, relayer, id).await
 }
 
 /// The nonce of a transaction is counted from one that is in a block, and when it is sent, that one is in none any more: it has to be sent again first, or
 /// nothing of this account is ever mined.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_is_taken_back_while_the_next_is_sent_leaves_no_gap() -> Result<()> {
-    let mut world = World::start().await?;
-    let operator = world.operator(ether(2)).await?;
-    let folder = tempfile::tempdir()?;
     let fault = Fault::TakenBackAtSend(IInferenceOracle::Fulfilled::SIGNATURE_HASH);
-    let caught = taken_back(&world, &operator, folder.path(), fault, 2).await?;
+    let (scene, endpoint, relayer) = faulty(fault, 2).await?;
+    let world = &scene.world;
     let id = world.ask("credit", &applicant()).await?;
     world.wait_for(id, RequestStatus::Fulfilled).await?;
     world.ask("digits", &image()).await?;
-    caught.endpoint.happened().await?;
+    endpoint.happened().await?;
     assert_eq!(world.client.request_count().await?, 1, "the second request never was");
-    let output = world.settle(id).await?;
-    assert_eq!(output.to_vec(), world.right_answer("credit", &applicant())?);
-    assert_eq!(world.client.credit(operator.address()).await?, U256::from(PRICE));
-    caught.relayer.stop().await
-}
-
-/// A scene whose relayer has an endpoint with this fault, which has not begun.
-async fn faulty(fault: Fault) -> Result<(Scene, FaultyEndpoint, Handle)> {
-    let scene = Scene::new().await?;
-    let endpoint = FaultyEndpoint::start(&scene.world.rpc_url(), fault, 1).await?;
-    let mut settings = scene.settings();
-    settings.rpc_urls = vec![endpoint.url.clone()];
-    let relayer = scene.start(settings).await?;
-    Ok((scene, endpoint, relayer))
+    settles(&scene, relayer, id).await
 }
 
 /// Until the relayer has noted that a request stands there.
@@ -151,7 +128,7 @@ async fn read_up(world: &World, relayer: &Handle) -> Result<()> {
 /// what was read of the old one must be forgotten first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reorganisation_below_a_range_that_is_being_read_is_noticed() -> Result<()> {
-    let (scene, endpoint, relayer) = faulty(Fault::Held("eth_getLogs")).await?;
+    let (scene, endpoint, relayer) = faulty(Fault::Held("eth_getLogs"), 1).await?;
     let (world, provider) = (&scene.world, scene.world.client.provider());
     let first = world.ask("credit", &applicant()).await?;
     let asked_in = provider.get_block_number().await?;
@@ -182,7 +159,7 @@ async fn a_reorganisation_below_a_range_that_is_being_read_is_noticed() -> Resul
 /// locked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_whose_event_was_not_shown_is_settled_all_the_same() -> Result<()> {
-    let (scene, endpoint, relayer) = faulty(Fault::Hidden(IInferenceOracle::Fulfilled::SIGNATURE_HASH)).await?;
+    let (scene, endpoint, relayer) = faulty(Fault::Hidden(IInferenceOracle::Fulfilled::SIGNATURE_HASH), 1).await?;
     let world = &scene.world;
     endpoint.begin();
     let id = world.ask("credit", &applicant()).await?;
@@ -204,7 +181,7 @@ async fn a_result_whose_event_was_not_shown_is_settled_all_the_same() -> Result<
 /// looked for where it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_not_shown_is_looked_for_in_old_blocks() -> Result<()> {
-    let (scene, endpoint, relayer) = faulty(Fault::Hidden(IInferenceOracle::Requested::SIGNATURE_HASH)).await?;
+    let (scene, endpoint, relayer) = faulty(Fault::Hidden(IInferenceOracle::Requested::SIGNATURE_HASH), 1).await?;
     let world = &scene.world;
     let first = world.ask("credit", &applicant()).await?;
     noted(&relayer, first, Step::Posted).await?;
@@ -291,17 +268,7 @@ async fn a_stuck_transaction_is_replaced_by_a_dearer_one() -> Result<()> {
     provider.anvil_set_auto_mine(false).await?;
     let relayer =
         candor_relayer::pipeline::spawn(settings, tokio::sync::broadcast::channel(64).0, Default::default()).await?;
-    let store = relayer.store.clone();
-    let replaced = async {
-        loop {
-            let sent = store.unresolved().await?;
-            if sent.len() >= 3 {
-                return Ok::<_, anyhow::Error>(sent);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let sent = tokio::time::timeout(Duration::from_secs(30), replaced).await.context("never replaced")??;
+    let sent = in_flight(&relayer.store, |sent| sent.len() >= 3).await?;
     assert!(sent.windows(2).all(|pair| pair[0].nonce == pair[1].nonce), "one nonce");
     assert!(
         sent.windows(2).all(|pair| pair[1].max_fee >= pair[0].max_fee + pair[0].max_fee / 10),

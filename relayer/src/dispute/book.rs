@@ -140,7 +140,8 @@ impl Book {
         let confirmed = head.number.saturating_sub(self.settings.confirmations);
         // Endpoints show the logs of their newest blocks late; the same event twice changes nothing.
         let reading = (self.next <= confirmed).then(|| range(self.next, confirmed, self.range, self.settings.overlap));
-        // INVARIANT: hashes first, the events after them, as in `chain::Watcher::look`.
+        // INVARIANT: the range's last hash first, the one under it next, the events after both. A reorganisation before the second question is noticed by it, a
+        // later one by the next look, since the hash that is kept is older than the events; and then everything is read again.
         let tip = match reading {
             Some((_, last)) => rpc.block_under(head, last).await?,
             None => None,
