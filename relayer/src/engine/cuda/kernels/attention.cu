@@ -4,6 +4,7 @@
 // computed before), and a thread owns a chain of products from its first to its last.
 //
 // Rows of scores end where the row's extent ends: nothing is padded and nothing beyond is read.
+#include "groups.cuh"
 #include "rows.cuh"
 
 namespace arithmetic {
@@ -176,21 +177,35 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
     }
 }
 
-// A block of threads to each [row][head]: the sum of the numerators (R1, chunks of 1024 positions), the sum of the mixes
-// in ascending order of their blocks, and their quotient.
+// A block of threads to each `together` heads of a row: the sums of the numerators (R1, chunks of 1024 positions), the sums
+// of the mixes in ascending order of their blocks, and their quotients. The columns of heads that go together are whole
+// groups, if the row is quantised.
 KERNEL(attention_quotients, 128, float *out, const float *mixes, const float *scores, const u32 *extents, u32 heads,
-       u32 width, u32 stride, u32 base) {
+       u32 width, u32 stride, u32 base, u32 together, GROUP_PARAMETERS) {
     SHARED float partials[1024];
-    u64 line = blockIdx.x;
-    u32 extent = extents[base + blockIdx.x / heads], blocks = blocks_of(extent);
-    const float *row = scores + line * stride;
-    float sum = reduce_by_block<SUM>([row](u32 i) { return row[i]; }, extent, partials);
-    for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
-        const float *mix = mixes + line * blocks_of(stride) * width + column;
+    SHARED float sums[MOST_OF_GROUP];
+    u32 parts = (heads + together - 1) / together, row = blockIdx.x / parts, first = blockIdx.x % parts * together;
+    u32 end = first + together < heads ? first + together : heads;
+    u32 extent = extents[base + row], blocks = blocks_of(extent);
+    for (u32 head = first; head < end; head++) {
+        const float *numerators = scores + ((u64)row * heads + head) * stride;
+        float sum = reduce_by_block<SUM>([numerators](u32 i) { return numerators[i]; }, extent, partials);
+        if (threadIdx.x == 0) sums[head - first] = sum;
+    }
+    __syncthreads();
+    u64 place = base + row;
+    float *result = out + place * heads * width;
+    for (u32 i = first * width + threadIdx.x; i < end * width; i += blockDim.x) {
+        u32 head = i / width;
+        const float *mix = mixes + ((u64)row * heads + head) * blocks_of(stride) * width + i % width;
         float total = 0.0f;
         for (u32 block = 0; block < blocks; block++) total = add(total, mix[(u64)block * width]);
-        out[((u64)base * heads + line) * width + column] = canonical(div(total, sum));
+        result[i] = canonical(div(total, sums[head - first]));
     }
+    Groups groups = GROUPS(heads * width);
+    if (!groups.q) return;
+    __syncthreads(); // a group is the work of many threads
+    groups.make_all(place, first * width, end * width, [result](u32 i) { return result[i]; });
 }
 
 // The mix by itself, of weights [row][head][positions] and transposed values [shared head][width][positions] (P-34): a

@@ -1,4 +1,5 @@
 // Functions of elements, with broadcasting. No element depends on another, so there is no order to keep.
+#include "groups.cuh"
 #include "rows.cuh"
 
 namespace arithmetic {
@@ -40,6 +41,18 @@ KERNEL(binary_all, 256, float *out, u64 count, u32 rows, u32 cols, u32 function,
 // function(x, y) of operands that lie exactly as the result does.
 KERNEL(binary_alike, 256, float *out, const float *x, const float *y, u64 count, u32 function) {
     for (u64 i = first_index(); i < count; i += index_step()) out[i] = binary(function, x[i], y[i]);
+}
+
+// The same, quantised: a warp to each group.
+KERNEL(binary_groups, 256, float *out, const float *x, const float *y, u64 count, u32 cols, u32 function, GROUP_PARAMETERS) {
+    Groups groups = GROUPS(cols);
+    for (u64 g = first_index() / WARP; g < count; g += index_step() / WARP) {
+        u64 row = g / groups.each();
+        groups.make(row, (u32)(g % groups.each()), [&](u32 i) {
+            u64 at = row * cols + i;
+            return out[at] = binary(function, x[at], y[at]);
+        });
+    }
 }
 
 KERNEL(mul_add_all, 256, float *out, u64 count, u32 rows, u32 cols, const float *x, u32 x_request, u32 x_row, u32 x_each,

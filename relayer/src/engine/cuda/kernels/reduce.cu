@@ -1,4 +1,5 @@
 // Reductions of rows and the norms. The order of a sum is that of R1, which is a warp's own: see rows.cuh.
+#include "groups.cuh"
 #include "rows.cuh"
 
 namespace arithmetic {
@@ -84,30 +85,42 @@ struct Normed {
     }
 };
 
+// A row of `out` by a block of threads, and its groups if it is quantised.
+template <class Element> DEVICE void make_row(float *out, const Groups &groups, const Element &element) {
+    float *row = out + (u64)blockIdx.x * groups.cols;
+    auto make = [&](u32 i) { return row[i] = element(i); };
+    if (groups.q) {
+        groups.make_all(blockIdx.x, 0, groups.cols, make);
+    } else {
+        for (u32 i = threadIdx.x; i < groups.cols; i += blockDim.x) make(i);
+    }
+}
+
 // N3, one block to a row.
-KERNEL(rms_norm, 512, float *out, float *sum, const float *x, const float *y, const float *weight, u32 cols, float epsilon) {
+KERNEL(rms_norm, 512, float *out, float *sum, const float *x, const float *y, const float *weight, u32 cols, float epsilon,
+       GROUP_PARAMETERS) {
     SHARED float partials[1024];
     Normed row(x, y, sum, cols);
     auto element = [&row](u32 i) { return row.at(i); };
     float r = inverse_deviation(reduce_by_block<SUM_SQUARES>(element, cols, partials), cols, epsilon);
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        out[(u64)blockIdx.x * cols + i] = canonical(mul(mul(row.at(i), r), weight[i]));
+    make_row(out, GROUPS(cols), [&](u32 i) {
         row.keep(i);
-    }
+        return canonical(mul(mul(row.at(i), r), weight[i]));
+    });
 }
 
 // N4, one block to a row. The centred row is computed anew where it is needed: the same bits each time.
 KERNEL(layer_norm, 512, float *out, float *sum, const float *x, const float *y, const float *weight, const float *bias,
-       u32 cols, float epsilon) {
+       u32 cols, float epsilon, GROUP_PARAMETERS) {
     SHARED float partials[1024];
     Normed row(x, y, sum, cols);
     float mean = div(reduce_by_block<SUM>([&row](u32 i) { return row.at(i); }, cols, partials), from_u32(cols));
     auto centred = [&row, mean](u32 i) { return sub(row.at(i), mean); };
     float r = inverse_deviation(reduce_by_block<SUM_SQUARES>(centred, cols, partials), cols, epsilon);
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        out[(u64)blockIdx.x * cols + i] = canonical(fma(mul(centred(i), r), weight[i], bias[i]));
+    make_row(out, GROUPS(cols), [&](u32 i) {
         row.keep(i);
-    }
+        return canonical(fma(mul(centred(i), r), weight[i], bias[i]));
+    });
 }
 
 // N1, one block to a row.
