@@ -43,16 +43,10 @@ KERNEL(binary_alike, 256, float *out, const float *x, const float *y, u64 count,
     for (u64 i = first_index(); i < count; i += index_step()) out[i] = binary(function, x[i], y[i]);
 }
 
-// The same, quantised: a warp to each group.
-KERNEL(binary_groups, 256, float *out, const float *x, const float *y, u64 count, u32 cols, u32 function, GROUP_PARAMETERS) {
-    Groups groups = GROUPS(cols);
-    for (u64 g = first_index() / WARP; g < count; g += index_step() / WARP) {
-        u64 row = g / groups.each();
-        groups.make(row, (u32)(g % groups.each()), [&](u32 i) {
-            u64 at = row * cols + i;
-            return out[at] = binary(function, x[at], y[at]);
-        });
-    }
+// The same for rows that are quantised.
+KERNEL(binary_groups, 256, float *out, const float *x, const float *y, u64 rows, u32 cols, u32 function, GROUP_PARAMETERS) {
+    auto element = [x, y, function](u64 at) { return binary(function, x[at], y[at]); };
+    GROUPS(cols).make_rows(rows, element, [out](u64 at, float result) { out[at] = result; });
 }
 
 KERNEL(mul_add_all, 256, float *out, u64 count, u32 rows, u32 cols, const float *x, u32 x_request, u32 x_row, u32 x_each,

@@ -5,13 +5,9 @@
 
 namespace arithmetic {
 
-// Rows that were made by something that does not quantise them: a warp to each group.
-KERNEL(quantise_groups, 256, const float *x, u64 count, u32 cols, GROUP_PARAMETERS) {
-    Groups groups = GROUPS(cols);
-    for (u64 g = first_index() / WARP; g < count; g += index_step() / WARP) {
-        u64 row = g / groups.each();
-        groups.make(row, (u32)(g % groups.each()), [&](u32 i) { return x[row * cols + i]; });
-    }
+// Rows that were made by something that does not quantise them.
+KERNEL(quantise_groups, 256, const float *x, u64 rows, u32 cols, GROUP_PARAMETERS) {
+    GROUPS(cols).make_rows(rows, [x](u64 at) { return x[at]; }, [](u64, float) {});
 }
 
 // Bytes of elements whose magnitudes are another node's, for requests that share either.

@@ -1,7 +1,7 @@
 //! Functions of elements, with broadcasting.
 
-use super::linear::{Quantised, group_args};
-use super::{Operand, Result, WARP, address, kernel, request_stride, short};
+use super::linear::{Quantised, group_args, span_threads};
+use super::{Operand, Result, address, kernel, request_stride, short};
 use crate::engine::cuda::driver::Arg;
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
 use crate::engine::ops::Extent;
@@ -56,10 +56,9 @@ impl Device {
     ) -> Result<(Tensor, Quantised)> {
         let out = self.tensor(DType::F32, x.rows, x.cols)?;
         let quantised = self.quantised_room(x.rows, x.cols, group)?;
-        let count = quantised.magnitudes.len();
-        let head = args![&out, x, y, count as u64, short(x.cols)?, function as u32];
+        let head = args![&out, x, y, x.rows as u64, short(x.cols)?, function as u32];
         let args = [head.as_slice(), &group_args(Some(&quantised), group)?].concat();
-        self.over(kernel::binary_groups, count * WARP, &args)?;
+        self.over(kernel::binary_groups, span_threads(x), &args)?;
         Ok((out, quantised))
     }
 

@@ -1,7 +1,7 @@
 //! Contractions with weights: which kernel for how many rows.
 
 use super::{
-    BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, THREADS, WARP, address, kernel, request_stride, short, slices,
+    BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, SPAN, THREADS, WARP, address, kernel, request_stride, short, slices,
 };
 use crate::engine::cuda::driver::{Arg, DeviceError};
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
@@ -114,10 +114,9 @@ impl Device {
     /// Rows quantised in groups of `group` columns.
     pub(crate) fn quantised_groups(&self, x: &Tensor, group: usize) -> Result<Quantised> {
         let quantised = self.quantised_room(x.rows, x.cols, group)?;
-        let count = quantised.magnitudes.len();
-        let head = args![x, count as u64, short(x.cols)?];
+        let head = args![x, x.rows as u64, short(x.cols)?];
         let args = [head.as_slice(), &group_args(Some(&quantised), group)?].concat();
-        self.over(kernel::quantise_groups, count * WARP, &args)?;
+        self.over(kernel::quantise_groups, span_threads(x), &args)?;
         Ok(quantised)
     }
 
@@ -211,6 +210,11 @@ impl<'a> Layer<'a> {
 pub(crate) struct Quantised {
     pub(crate) q: Tensor,
     pub(crate) magnitudes: Tensor,
+}
+
+/// Threads of a launch with a warp to each span of each row.
+pub(super) fn span_threads(x: &Tensor) -> usize {
+    x.rows * x.cols.div_ceil(SPAN) * WARP
 }
 
 /// `GROUP_PARAMETERS` of groups.cuh: where a launch leaves its rows quantised, if it does.

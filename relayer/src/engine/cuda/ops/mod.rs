@@ -62,6 +62,8 @@ const THREADS: u32 = 256;
 const MOST_BLOCKS: usize = 1 << 16;
 /// Lanes of a warp, outputs of a panel.
 const WARP: usize = 32;
+/// Columns that a warp takes at a time of a row that it makes: `SPAN` of groups.cuh.
+const SPAN: usize = 128;
 /// Products of a block of a contraction.
 const BLOCK: usize = 128;
 /// Rows of one launch of the kernels for few rows, where there is no other.

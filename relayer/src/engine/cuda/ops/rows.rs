@@ -1,7 +1,7 @@
 //! Reductions of rows, norms and softmax.
 
 use super::linear::{Quantised, group_args};
-use super::{Operand, Result, THREADS, WARP, address, kernel, short};
+use super::{Operand, Result, SPAN, THREADS, WARP, address, kernel, short};
 use crate::engine::cuda::driver::Arg;
 use crate::engine::cuda::memory::{Device, Tensor};
 use crate::engine::kernels::rows::Reduction;
@@ -78,7 +78,8 @@ impl Device {
         args.extend(bias.map(Arg::from));
         args.extend(args![short(x.cols)?, epsilon]);
         args.extend(group_args(quantised.as_ref(), group.unwrap_or(0))?);
-        self.launch(kernel, [short(x.rows)?, 1, 1], row_threads(x.cols)?, &args)?;
+        let threads = (x.cols.div_ceil(SPAN) * WARP).min(1024);
+        self.launch(kernel, [short(x.rows)?, 1, 1], short(threads)?, &args)?;
         Ok((out, quantised))
     }
 
