@@ -16,12 +16,13 @@ use half::{bf16, f16};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A weight of random elements of any kind that its type can hold.
+/// A weight of random elements; every third row has some from the edges of what its type can hold.
 fn weight(r: &mut Random, (rows, cols): (u32, u32), dtype: WeightType) -> WeightTensor {
     let count = (rows * cols) as usize;
+    let edged = |element: usize| (element / cols as usize).is_multiple_of(3);
     let bytes: Vec<u8> = match dtype {
-        WeightType::F16 => (0..count).flat_map(|_| sixteen(r, |x| f16::from_f32(x).to_bits())).collect(),
-        WeightType::Bf16 => (0..count).flat_map(|_| sixteen(r, |x| bf16::from_f32(x).to_bits())).collect(),
+        WeightType::F16 => (0..count).flat_map(|i| sixteen(r, edged(i), |x| f16::from_f32(x).to_bits())).collect(),
+        WeightType::Bf16 => (0..count).flat_map(|i| sixteen(r, edged(i), |x| bf16::from_f32(x).to_bits())).collect(),
         WeightType::Q8_0 => (0..count / 32)
             .flat_map(|_| [f16::from_f32(r.ordinary()).to_le_bytes().to_vec(), bytes(r, 32)].concat())
             .collect(),
@@ -33,7 +34,7 @@ fn weight(r: &mut Random, (rows, cols): (u32, u32), dtype: WeightType) -> Weight
                     .collect::<Vec<_>>()
             })
             .collect(),
-        _ => (0..count).flat_map(|_| some(r).to_le_bytes()).collect(),
+        _ => (0..count).flat_map(|i| if edged(i) { some(r) } else { r.ordinary() }.to_le_bytes()).collect(),
     };
     WeightTensor::new("w", (rows, cols), dtype, Arc::new(bytes)).expect("a tensor")
 }
@@ -47,9 +48,9 @@ fn some(r: &mut Random) -> f32 {
     if r.below(50) == 0 { r.finite_edge() } else { r.ordinary() }
 }
 
-fn sixteen(r: &mut Random, narrow: impl Fn(f32) -> u16) -> [u8; 2] {
+fn sixteen(r: &mut Random, edged: bool, narrow: impl Fn(f32) -> u16) -> [u8; 2] {
     // Subnormals of 16 bits among them.
-    let bits = if r.below(20) == 0 { r.bits() as u16 & 0x83ff } else { narrow(r.ordinary()) };
+    let bits = if edged && r.below(20) == 0 { r.bits() as u16 & 0x83ff } else { narrow(r.ordinary()) };
     bits.to_le_bytes()
 }
 
@@ -71,7 +72,12 @@ fn floats(r: &mut Random, count: u32, element: fn(&mut Random) -> f32) -> Vec<u8
 }
 
 /// A linear layer with and without bias and function, of `rows` rows.
-fn linear(r: &mut Random, dtype: WeightType, (rows, k, n): (u32, u32, u32)) {
+fn linear(r: &mut Random, dtype: WeightType, shape: (u32, u32, u32)) {
+    linears(r, dtype, shape, 1);
+}
+
+/// The same of so many requests at once, whose rows are one batch.
+fn linears(r: &mut Random, dtype: WeightType, (rows, k, n): (u32, u32, u32), requests: usize) {
     let mut b = ProgramBuilder::new();
     let x = b.input(InputKind::F32Be, rows, k);
     let w = b.weight(weight(r, (n, k), dtype));
@@ -82,8 +88,10 @@ fn linear(r: &mut Random, dtype: WeightType, (rows, k, n): (u32, u32, u32)) {
     let biased = b.linear(x, w, Some(bias));
     let biased = b.unary(UnaryFunction::Silu, biased);
     b.output(EncodeKind::F32Be, biased);
-    // With one request as many rows as it says, with two twice as many.
-    let inputs = vec![floats(r, rows * k, Random::edge)];
+    // Most rows are ordinary: an infinity or a NaN hides what else is wrong with its row.
+    let kinds: [fn(&mut Random) -> f32; 4] = [Random::ordinary, Random::edge, Random::ordinary, Random::finite_edge];
+    let input = |r: &mut Random| (0..rows as usize).flat_map(|row| floats(r, k, kinds[row % 4])).collect();
+    let inputs = (0..requests).map(|_| input(r)).collect();
     compare(b, rows * k * 4, inputs, &format!("{dtype:?} {rows} x {k} x {n}"));
 }
 
@@ -105,9 +113,12 @@ fn every_kernel_at_sizes_around_its_tiles() {
         for (rows, k, n) in [(1, 576, 65), (2, 160, 33), (3, 896, 32), (8, 128, 31), (9, 1184, 40)] {
             linear(r, dtype, (rows, k, n));
         }
-        for (rows, k, n) in [(17, 32, 70), (130, 160, 129), (40, 416, 64)] {
+        // Many: each of the three tiles, with more and with fewer blocks than are on their way at once; then so many rows
+        // that there are two bands of them.
+        for (rows, k, n) in [(17, 32, 70), (40, 1184, 64), (130, 160, 129), (129, 800, 250), (200, 416, 300)] {
             linear(r, dtype, (rows, k, n));
         }
+        linears(r, dtype, (1030, 32, 300), 2);
         if step == 1 {
             // Rows that tiles can't load sixteen bytes of.
             for shape in [(1, 129, 33), (20, 131, 40), (140, 7, 33)] {

@@ -3,7 +3,7 @@
 use super::{
     BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, SPAN, THREADS, WARP, address, kernel, request_stride, short, slices,
 };
-use crate::engine::cuda::driver::{Arg, DeviceError};
+use crate::engine::cuda::driver::{Arg, DeviceError, Kernel};
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
 use crate::engine::cuda::weights::Packed;
 use candor_sdk::program::{DType, UnaryFunction, WeightType};
@@ -14,6 +14,12 @@ const NONE: u32 = 255;
 
 /// Rows up to which a contraction is bound by memory, and reads each weight once for all rows that a warp can hold.
 pub(crate) const FEW_ROWS: usize = 16;
+
+/// Bytes of so many blocks of 128 columns of so many rows and outputs in shared memory, each with its scales: `Stage` of
+/// quantised_tiles.cu.
+pub(super) const fn staged(blocks: u32, lines: u32, groups: u32) -> u32 {
+    blocks * lines * (BLOCK as u32 + 4 * groups)
+}
 
 /// Layers of one launch, at most: those of panels.cuh.
 pub(crate) const TOGETHER: usize = 3;
@@ -139,19 +145,10 @@ impl Device {
         let out = self.tensor(DType::F32, q.rows, w.rows)?;
         // Tiles load sixteen bytes of a row at once.
         if w.cols.is_multiple_of(16) {
-            let (n, k) = (short(w.rows)?, short(w.cols)?);
-            let kernel = match w.dtype {
-                WeightType::Q8_0 => kernel::quantised_q8_0_tile,
-                _ => kernel::quantised_q8_128_tile,
-            };
-            for (first, rows) in slices(q.rows, MOST_ACROSS * 128) {
-                let (q, magnitudes) = (q.narrowed(first, rows)?, magnitudes.narrowed(first, rows)?);
-                let part = out.narrowed(first, rows)?;
-                let ends = args![address(w.scales.as_ref()), address(bias), short(rows)?, n, k, function_code(then)];
-                let args = [args![&part, &q, &magnitudes, &w.values].as_slice(), ends].concat();
-                let grid = [short(w.rows.div_ceil(128))?, short(rows.div_ceil(128))?, 1];
-                self.launch(kernel, grid, THREADS, &args)?;
-            }
+            let Tile { kernel, threads, count } = self.quantised_tile(w.dtype, q.rows, w.rows);
+            let ends = args![short(q.rows)?, short(w.rows)?, short(w.cols)?, function_code(then)];
+            let args = args![&out, q, magnitudes, &w.values, address(w.scales.as_ref()), address(bias)];
+            self.launch(kernel, [short(count)?, 1, 1], threads, &[args.as_slice(), ends].concat())?;
             return Ok(out);
         }
         for (first, rows) in slices(q.rows, MOST_FEW) {
@@ -159,6 +156,24 @@ impl Device {
             self.quantised_few(&x, &[layer], &[out.narrowed(first, rows)?])?;
         }
         Ok(out)
+    }
+
+    /// The largest tiles that the device has the shared memory for and that keep it busy, or the smallest.
+    fn quantised_tile(&self, dtype: WeightType, rows: usize, outputs: usize) -> Tile {
+        let tile = |kernel, height, width, threads| {
+            let count = rows.div_ceil(height) * outputs.div_ceil(width);
+            Tile { kernel, threads, count }
+        };
+        let kernels = match dtype {
+            WeightType::Q8_0 => {
+                [kernel::quantised_q8_0_tile256, kernel::quantised_q8_0_tile128, kernel::quantised_q8_0_tile64]
+            }
+            _ => [kernel::quantised_q8_128_tile256, kernel::quantised_q8_128_tile128, kernel::quantised_q8_128_tile64],
+        };
+        let [large, medium, small] = kernels;
+        let fits = |tile: &Tile| tile.kernel.shared <= self.shared() && tile.count >= self.multiprocessors();
+        let larger = [tile(large, 128, 256, 256), tile(medium, 128, 128, 128)];
+        larger.into_iter().find(fits).unwrap_or_else(|| tile(small, 64, 128, 128))
     }
 
     /// As [`Device::linears`].
@@ -240,6 +255,13 @@ fn layer_args(layers: &[Layer<'_>], outs: &[Tensor]) -> Result<Vec<Arg>> {
         all.extend([Arg::U32(0); 2]);
     }
     Ok(all)
+}
+
+/// How a contraction of many rows is cut: into `count` blocks of threads.
+struct Tile {
+    kernel: Kernel,
+    threads: u32,
+    count: usize,
 }
 
 struct Few {

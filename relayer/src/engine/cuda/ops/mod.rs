@@ -25,12 +25,14 @@ pub(super) use rows::{Norm, Rows};
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 
 macro_rules! kernels {
-    ($($module:ident: $($name:ident)*;)*) => {
+    ($($module:ident: $($name:ident $([$shared:expr])?)*;)*) => {
         /// Every kernel there is, by source file.
         #[allow(missing_docs, non_upper_case_globals)] // named as in their sources, which say what they do
         pub mod kernel {
             use super::super::driver::Kernel;
-            $($(pub const $name: Kernel = Kernel { module: stringify!($module), name: stringify!($name) };)*)*
+            use super::linear::staged;
+            $($(pub const $name: Kernel =
+                Kernel { module: stringify!($module), name: stringify!($name), shared: 0 $(+ $shared)? };)*)*
 
             /// All of them.
             pub const ALL: &[Kernel] = &[$($($name,)*)*];
@@ -48,8 +50,10 @@ kernels! {
         linear_bf16_1 linear_bf16_2 linear_bf16_4 linear_bf16_8 linear_f32_tile64 linear_f32_tile128 linear_f16_tile64
         linear_f16_tile128 linear_bf16_tile64 linear_bf16_tile128;
     quantised: quantise_groups quantise_all quantised_q8_0_1 quantised_q8_0_2 quantised_q8_0_4 quantised_q8_0_8
-        quantised_q8_128_1 quantised_q8_128_2 quantised_q8_128_4 quantised_q8_128_8 quantised_q8_0_tile
-        quantised_q8_128_tile;
+        quantised_q8_128_1 quantised_q8_128_2 quantised_q8_128_4 quantised_q8_128_8;
+    quantised_tiles: quantised_q8_0_tile64[staged(2, 64 + 128, 4)] quantised_q8_0_tile128[staged(2, 128 + 128, 4)]
+        quantised_q8_0_tile256[staged(2, 128 + 256, 4)] quantised_q8_128_tile64[staged(3, 64 + 128, 1)]
+        quantised_q8_128_tile128[staged(3, 128 + 128, 1)] quantised_q8_128_tile256[staged(3, 128 + 256, 1)];
     attention: attention_scores attention_mixes attention_quotients attention_mix_plain append_rows;
     tokens: perturb check_generated check_length token_lengths prefix_sums detokenise;
     pack: pack_floats pack_quantised widen_floats widen_quantised;
