@@ -130,8 +130,8 @@ fn every_kernel_at_sizes_around_its_tiles() {
     quantised_rows(r);
     lookups(r);
     // The kernels about tokens and attention.
-    for request in [engine_ask(&[3, 1, 2], 6, 1.5), engine_ask(&[5], 3, 0.0)] {
-        let model = generating();
+    for (request, rotary) in [(engine_ask(&[3, 1, 2], 6, 1.5), true), (engine_ask(&[5], 3, 0.0), false)] {
+        let model = generating(rotary);
         let loaded = devices::load(&model);
         let want = model.interpret(&request).expect("a run");
         assert_eq!(loaded.infer(std::slice::from_ref(&request))[0].as_ref().expect("an answer"), &want.output);
@@ -293,8 +293,8 @@ fn engine_ask(tokens: &[u32], max_tokens: u32, temperature: f32) -> InferRequest
     InferRequest { input: tokens.iter().flat_map(|token| token.to_be_bytes()).collect(), params, seed: [9; 32] }
 }
 
-/// A language model with heads in an order that a view has to restore, rotary embedding, and text.
-fn generating() -> Model {
+/// A language model with heads in an order that a view has to restore, rotary embedding or none, and text.
+fn generating(rotary: bool) -> Model {
     let (vocabulary, dim, heads) = (40u32, 32u32, 4u32);
     let r = &mut Random(43);
     let mut b = ProgramBuilder::new();
@@ -316,7 +316,10 @@ fn generating() -> Model {
     let q = b.slice_cols(joined, 0, dim);
     let k = b.slice_cols(joined, dim, dim / 2);
     let v = b.slice_cols(joined, dim / 2, dim / 2);
-    let (q, k) = (b.rope(q, cos, sin, dim / heads, 8), b.rope(k, cos, sin, dim / heads, 8));
+    let (q, k) = match rotary {
+        true => (b.rope(q, cos, sin, dim / heads, 8), b.rope(k, cos, sin, dim / heads, 8)),
+        false => (q, k),
+    };
     let shape = Attention { heads, kv_heads: 2, head_dim: dim / heads, scale: 0.3, causal: true };
     let mixed = b.attention(q, k, v, shape);
     let x = b.add(x, mixed);
@@ -492,8 +495,7 @@ fn a_layer_takes_few_launches() {
         let layer = [
             "rms_norm", // with the sum that it norms
             linear,     // queries, keys and values
-            "rope_all",
-            "append_rows",
+            "rope_all", // with the cache
             "attention_scores",
             "attention_mixes",
             "attention_quotients",
@@ -514,7 +516,7 @@ fn a_layer_takes_few_launches() {
 
 /// Questions to `generating` of several lengths, some of them drawn with noise.
 fn conversations() -> (Model, Vec<InferRequest>, Vec<Vec<u8>>) {
-    let model = generating();
+    let model = generating(true);
     let batch: Vec<_> = (0..5).map(|i| engine_ask(&[3, 1, 2, 7][..1 + i % 4], 10 - i as u32, 0.5 * i as f32)).collect();
     let want = batch.iter().map(|request| model.interpret(request).expect("a run").output).collect();
     (model, batch, want)

@@ -8,8 +8,8 @@
 use super::driver::DeviceError;
 use super::memory::{Buffer, Recorded, Tensor};
 use super::model::DeviceModel;
-use super::ops::{AttentionRows, Readers, Result, short};
-use super::run::{Now, RowTables, Run, greedy, heads, sampling};
+use super::ops::{AttentionRows, Caches, Readers, Result, short};
+use super::run::{Now, RowTables, Run, SAMPLING, greedy, heads, sampling};
 use crate::engine::generate::{Form, Generator, Moves, SESSIONS, rows_of, share_out};
 use crate::engine::ops::Extent;
 use crate::engine::ops::index::IndexMap;
@@ -54,12 +54,13 @@ pub(super) type Generated = Result<(Vec<u32>, Vec<(usize, Tensor)>)>;
 struct Tables {
     /// Requests that the pass is about, and rows of each.
     members: Vec<(usize, usize)>,
-    tokens: Rc<Buffer>,
+    /// What changes from pass to pass, in one piece: all that follows but `layers`.
+    words: Rc<Buffer>,
+    tokens: Tensor,
+    /// Of each row its position.
+    positions: Tensor,
     /// Of each form that rows have: its rows.
     forms: Vec<(usize, Dim, RowTables)>,
-    /// Of each row its position and how many positions it sees.
-    positions: Rc<Buffer>,
-    extents: Rc<Buffer>,
     layers: Vec<Layer>,
 }
 
@@ -68,6 +69,12 @@ struct Layer {
     /// Cache of each row.
     keys: Rc<Buffer>,
     values: Rc<Buffer>,
+}
+
+impl Layer {
+    fn caches(&self) -> Caches<'_> {
+        Caches { keys: &self.keys, values: &self.values }
+    }
 }
 
 /// A recorded pass, the tables it reads and what it yields.
@@ -223,7 +230,7 @@ impl DeviceModel {
         recorded: &mut Option<RecordedPass>,
     ) -> Result<()> {
         match recorded {
-            Some(known) => self.refresh(&mut known.tables, sessions, spans)?,
+            Some(known) => self.refresh(&known.tables, sessions, spans)?,
             None => {
                 let tables = self.tables(generator, sessions, spans)?;
                 let (samples, recording) = self.device.record(|| {
@@ -273,24 +280,36 @@ impl DeviceModel {
     fn tables(&self, generator: &Generator, sessions: &[Session<'_>], spans: &[(usize, usize)]) -> Result<Tables> {
         let device = &self.device;
         let rows: usize = spans.iter().map(|(from, to)| to - from).sum();
-        let mut forms: Vec<(usize, Dim, RowTables)> = Vec::new();
         let prompts: Vec<Symbols> = sessions.iter().map(|session| session.symbols).collect();
+        let mut forms: Vec<(usize, Dim, usize)> = Vec::new();
         for form in generator.plan.steps.iter().filter_map(|step| generator.forms[step.yields]) {
             let Form::Rows { per, first } = form else { continue };
-            if forms.iter().any(|(known, from, _)| (*known, *from) == (per, first)) {
-                continue;
+            if !forms.iter().any(|(known, from, _)| (*known, *from) == (per, first)) {
+                forms.push((per, first, rows_of(per, first, spans, &prompts).iter().map(|(_, count)| count).sum()));
             }
-            let count: usize = rows_of(per, first, spans, &prompts).iter().map(|(_, count)| count).sum();
-            let positions = device.allocate(4 * count)?;
-            let samplings = device.allocate(32 * count)?;
-            let greedy = sessions.iter().all(|session| greedy(session.request));
-            forms.push((per, first, RowTables { positions, samplings, greedy }));
         }
+        let noisy = sessions.iter().any(|session| !greedy(session.request));
+        let each = if noisy { 1 + SAMPLING } else { 1 };
+        let count = 3 * rows + forms.iter().map(|(_, _, count)| each * count).sum::<usize>();
+        let words = device.allocate(4 * count)?;
+        // The parts of it, in the order of `refresh`.
+        let all = Tensor::in_buffer(words.clone(), DType::U32, count, 1);
+        let mut used = 0;
+        let mut part = |count: usize| {
+            used += count;
+            all.narrowed(used - count, count)
+        };
+        let (tokens, positions, extents) = (part(rows)?, part(rows)?, part(rows)?);
+        let forms = forms.into_iter().map(|(per, first, count)| {
+            let positions = part(count)?;
+            let samplings = noisy.then(|| part(SAMPLING * count)).transpose()?;
+            Ok((per, first, RowTables { positions, samplings }))
+        });
+        let forms = forms.collect::<Result<Vec<_>>>()?;
         // As many as there will be while rows come one by one; else as many as there are now.
         let single = spans.iter().all(|(from, to)| to - from == 1);
         let longest = sessions.iter().zip(spans).map(|(session, span)| if single { session.capacity } else { span.1 });
         let longest = longest.max().unwrap_or(0);
-        let extents = device.allocate(4 * rows)?;
         let mut layers = Vec::new();
         let attention = generator.plan.steps.iter().filter_map(|step| step.attention.as_ref());
         for (layer, parts) in attention.enumerate() {
@@ -315,25 +334,20 @@ impl DeviceModel {
             });
         }
         let members = sessions.iter().zip(spans).map(|(session, (from, to))| (session.index, to - from)).collect();
-        let tokens = device.allocate(4 * rows)?;
-        let positions = device.allocate(4 * rows)?;
-        let mut tables = Tables { members, tokens, forms, positions, extents, layers };
-        self.refresh(&mut tables, sessions, spans)?;
+        let tables = Tables { members, words, tokens, positions, forms, layers };
+        self.refresh(&tables, sessions, spans)?;
         Ok(tables)
     }
 
     /// Writes what changes from pass to pass.
-    fn refresh(&self, tables: &mut Tables, sessions: &[Session<'_>], spans: &[(usize, usize)]) -> Result<()> {
-        let device = &self.device;
-        let write = |buffer: &Buffer, words: Vec<u32>| {
-            device.write(buffer, &words.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
-        };
+    fn refresh(&self, tables: &Tables, sessions: &[Session<'_>], spans: &[(usize, usize)]) -> Result<()> {
         let all = sessions.iter().zip(spans);
-        let tokens = all.clone().flat_map(|(session, &(from, to))| session.tokens[from..to].iter().copied());
-        write(&tables.tokens, tokens.collect())?;
-        let positions = spans.iter().flat_map(|&(from, to)| from..to);
-        write(&tables.positions, positions.clone().map(short).collect::<Result<_>>()?)?;
-        write(&tables.extents, positions.map(|position| short(position + 1)).collect::<Result<_>>()?)?;
+        let mut words: Vec<u32> =
+            all.clone().flat_map(|(session, &(from, to))| session.tokens[from..to].iter().copied()).collect();
+        let rows = |first: usize| spans.iter().flat_map(move |&(from, to)| (first + from)..(first + to)).map(short);
+        for position in rows(0).chain(rows(1)) {
+            words.push(position?);
+        }
         let prompts: Vec<Symbols> = sessions.iter().map(|session| session.symbols).collect();
         for (per, first, rows) in &tables.forms {
             let held = rows_of(*per, *first, spans, &prompts);
@@ -341,12 +355,14 @@ impl DeviceModel {
                 .iter()
                 .zip(sessions)
                 .flat_map(|(&(start, count), session)| (start..start + count).map(move |row| (session.request, row)));
-            write(&rows.positions, held.clone().map(|(_, row)| short(row)).collect::<Result<_>>()?)?;
-            if !rows.greedy {
-                write(&rows.samplings, held.flat_map(|(request, row)| sampling(request, row)).collect())?;
+            for (_, row) in held.clone() {
+                words.push(short(row)?);
+            }
+            if rows.samplings.is_some() {
+                words.extend(held.flat_map(|(request, row)| sampling(request, row)));
             }
         }
-        Ok(())
+        self.device.write(&tables.words, &words.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
     }
 
     /// Launches all steps of a pass.
@@ -381,7 +397,7 @@ impl DeviceModel {
             let tensor = if total == 0 {
                 None
             } else if step.node == 0 {
-                Some(Tensor::in_buffer(tables.tokens.clone(), DType::U32, total, 1))
+                Some(tables.tokens.clone())
             } else if let Some(moves) = &generator.moves[step.yields] {
                 Some(self.moved(generator, &run, step, moves, &rows, &tensors, (spans, &prompts))?)
             } else if let Some(parts) = &step.attention {
@@ -392,12 +408,15 @@ impl DeviceModel {
                 let (q, k, v) = (tensor(parts.queries)?, tensor(parts.keys)?, tensor(parts.values)?);
                 let tables_of = &tables.layers[layer];
                 layer += 1;
-                self.device.append_rows((&tables_of.keys, &tables_of.values), &tables.positions, (k, v))?;
+                if !task.appended {
+                    self.device.append_rows(tables_of.caches(), &tables.positions, (k, v))?;
+                }
                 let shape = heads(parts, q.cols, v.cols);
                 Some(task.made(self.device.attention(q, &shape, &tables_of.rows, task.group())?, &mut ahead))
             } else {
                 let own = tables.forms.iter().find(|(known, from, _)| (*known, *from) == (per, first));
-                let now = Now { extents: &extents, batch: 1, rows: own.map(|(_, _, rows)| rows) };
+                let caches = task.appends.map(|keys| tables.layers[keys.layer].caches());
+                let now = Now { extents: &extents, batch: 1, rows: own.map(|(_, _, rows)| rows), caches };
                 Some(run.step(&task, &tensors, &now, &mut ahead)?)
             };
             if let (Some(at), Some(tensor)) = (generator.kept.iter().position(|&node| node == step.yields), &tensor) {
@@ -430,7 +449,7 @@ impl DeviceModel {
         let Some(Form::Rows { per, .. }) = generator.forms[step.yields] else {
             return Err(failed("a view without a form"));
         };
-        let now = Now { extents: &generator.shapes.extents, batch: 1, rows: None };
+        let now = Now { extents: &generator.shapes.extents, batch: 1, rows: None, caches: None };
         let (source, _) = run.operand(node.inputs.first(), tensors, &now)?;
         let parts = generator.parts(node.inputs.first(), (per, moves), rows, spans, prompts).map_err(failed)?;
         let parts = parts.into_iter().map(|(first, rows)| source.narrowed(first, rows)).collect::<Result<Vec<_>>>()?;

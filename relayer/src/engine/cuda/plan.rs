@@ -21,6 +21,18 @@ struct Work {
     /// Nodes that are what it makes (the norm, if it makes one) quantised, or magnitudes and what is quantised by them. Not
     /// every kernel does that along with it.
     groups: Option<Groups>,
+    /// Of a rotary embedding of queries and keys: the keys, which it can append to their cache.
+    appends: Option<Keys>,
+    /// Of attention: whether that is so, where there are caches.
+    appended: bool,
+}
+
+/// Keys that a rotary embedding makes last: which attention of the plan reads them, counted from 0, and along with which
+/// values.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    pub(super) layer: usize,
+    pub(super) values: usize,
 }
 
 /// Rows that are quantised: the nodes of magnitudes and of bytes, and columns of a group.
@@ -39,6 +51,8 @@ pub(super) struct Task<'a> {
     pub(super) along: Vec<&'a Step>,
     pub(super) norm: Option<(Fused, usize)>,
     pub(super) groups: Option<Groups>,
+    pub(super) appends: Option<Keys>,
+    pub(super) appended: bool,
 }
 
 impl Task<'_> {
@@ -77,6 +91,8 @@ impl DevicePlan {
                     along: Vec::new(),
                     norm: None,
                     groups: None,
+                    appends: None,
+                    appended: false,
                 });
             }
         }
@@ -84,6 +100,7 @@ impl DevicePlan {
         rotations_together(program, &plan, &mut work);
         norms_with_sums(program, &plan, &mut work);
         groups_with_rows(program, &plan, &mut work);
+        appends_with_rotations(&plan, &mut work);
         let last = program.nodes.len().saturating_sub(1);
         let mut seen = vec![false; program.nodes.len()];
         for work in work.iter_mut().rev() {
@@ -107,6 +124,8 @@ impl DevicePlan {
             along: work.along.iter().map(|&step| &self.plan.steps[step]).collect(),
             norm: work.norm,
             groups: work.groups,
+            appends: work.appends,
+            appended: work.appended,
         })
     }
 }
@@ -158,10 +177,14 @@ fn layers_together(model: &Model, plan: &Plan, work: &mut [Work]) {
     }
 }
 
+/// Which work yields a node by itself.
+fn makers(plan: &Plan, work: &[Work]) -> HashMap<usize, usize> {
+    work.iter().enumerate().map(|(index, work)| (plan.steps[work.step].yields, index)).collect()
+}
+
 /// Finds rotary embeddings by the same tables.
 fn rotations_together(program: &Program, plan: &Plan, work: &mut [Work]) {
-    let made: HashMap<usize, usize> =
-        work.iter().enumerate().map(|(index, work)| (plan.steps[work.step].yields, index)).collect();
+    let made = makers(plan, work);
     let mut turned = HashMap::new();
     for index in 0..work.len() {
         let node = &program.nodes[plan.steps[work[index].step].node];
@@ -224,6 +247,24 @@ fn groups_with_rows(program: &Program, plan: &Plan, work: &mut [Work]) {
         let groups = Groups { magnitudes: magnitudes as usize, bytes: step.node, size: *block as usize };
         for &maker in [x, by].into_iter().filter_map(|node| makers.get(node)).flatten() {
             work[maker].groups.get_or_insert(groups);
+        }
+    }
+}
+
+/// Finds keys that are made along with queries when their values are there.
+fn appends_with_rotations(plan: &Plan, work: &mut [Work]) {
+    let made = makers(plan, work);
+    let rotates = |work: &Work| work.along.first().map(|&keys| plan.steps[keys].yields);
+    let rotations: HashMap<usize, usize> =
+        work.iter().enumerate().filter_map(|(index, work)| Some((rotates(work)?, index))).collect();
+    let layers: Vec<usize> =
+        (0..work.len()).filter(|&index| plan.steps[work[index].step].attention.is_some()).collect();
+    for (layer, attends) in layers.into_iter().enumerate() {
+        let Some(parts) = &plan.steps[work[attends].step].attention else { continue };
+        let Some(&rotation) = rotations.get(&parts.keys) else { continue };
+        if made.get(&parts.values) < Some(&rotation) && work[rotation].appends.is_none() {
+            work[rotation].appends = Some(Keys { layer, values: parts.values });
+            work[attends].appended = true;
         }
     }
 }

@@ -5,7 +5,7 @@ use super::driver::DeviceError;
 use super::fuse::Fused;
 use super::memory::{Buffer, Device, Tensor};
 use super::ops::{
-    AttentionRows, FEW_ROWS, Heads, Layer, Norm, Operand as Read, Quantised, Readers, Result, Rows, short,
+    AttentionRows, Caches, FEW_ROWS, Heads, Layer, Norm, Operand as Read, Quantised, Readers, Result, Rows, short,
 };
 use super::plan::{DevicePlan, Task, layer_weight};
 use super::weights::Weights;
@@ -48,14 +48,15 @@ pub(super) struct Now<'a> {
     pub(super) batch: usize,
     /// Of rows that are not all rows of each request: where they belong.
     pub(super) rows: Option<&'a RowTables>,
+    /// Where the keys are kept that the step makes.
+    pub(super) caches: Option<Caches<'a>>,
 }
 
 /// Tables about rows, on the device: their positions, and how each is sampled.
 pub(super) struct RowTables {
-    pub(super) positions: Rc<Buffer>,
-    pub(super) samplings: Rc<Buffer>,
-    /// Whether no row needs noise.
-    pub(super) greedy: bool,
+    pub(super) positions: Tensor,
+    /// None if no row needs noise.
+    pub(super) samplings: Option<Tensor>,
 }
 
 const ONE: Extent = Extent { shared: true, rows: 1, cols: 1 };
@@ -64,8 +65,11 @@ fn missing(what: &str) -> DeviceError {
     DeviceError::Failed(format!("{what} was not computed"))
 }
 
-/// How row `step` of a request is sampled: `Sampling` of tokens.cu.
-pub(super) fn sampling(request: &Request, step: usize) -> [u32; 8] {
+/// Words of `Sampling` of tokens.cu.
+pub(super) const SAMPLING: usize = 8;
+
+/// How row `step` of a request is sampled.
+pub(super) fn sampling(request: &Request, step: usize) -> [u32; SAMPLING] {
     let word = |i: usize| {
         let seed = &request.seed;
         u32::from_be_bytes([seed[4 * i], seed[4 * i + 1], seed[4 * i + 2], seed[4 * i + 3]])
@@ -96,7 +100,7 @@ impl Run<'_> {
         for task in plan.tasks() {
             let step = task.step;
             let batch = self.shapes.batch(step.node, self.requests.len());
-            let now = Now { extents: &self.shapes.extents, batch, rows: None };
+            let now = Now { extents: &self.shapes.extents, batch, rows: None, caches: None };
             let tensor = self.step(&task, &tensors, &now, &mut ahead)?;
             watch(step.yields, &tensor)?;
             if ends == Some(step.yields) {
@@ -141,7 +145,7 @@ impl Run<'_> {
             return Ok(tensor);
         }
         let node = &self.model.program.nodes[step.node];
-        let Now { extents, batch, rows: tables } = *now;
+        let Now { extents, batch, rows: tables, caches } = *now;
         let (out, device) = (extents[step.node], self.device);
         let operand = |position: usize| self.operand(node.inputs.get(position), tensors, now);
         match fused {
@@ -210,7 +214,16 @@ impl Run<'_> {
                 let second = second.transpose()?.filter(|(_, y, e)| (y.rows, e.rows) == (x.rows, extent.rows));
                 let (angles, positions) = ([operand(1)?, operand(2)?], tables.map(|tables| &tables.positions));
                 let both = (&x, second.map(|(_, y, _)| y));
-                let (turned, other) = device.rope((*head_dim, *rotary), extent.rows, both, angles, positions)?;
+                let appended = match caches.zip(task.appends) {
+                    Some(_) if second.is_none() => return Err(missing("keys")),
+                    Some((caches, keys)) => {
+                        let values = self.operand(Some(&Operand::Node(keys.values as u32)), tensors, now)?;
+                        Some((caches, values.0))
+                    }
+                    None => None,
+                };
+                let heads = (*head_dim, *rotary);
+                let (turned, other) = device.rope(heads, extent.rows, both, angles, positions, appended)?;
                 ahead.extend(second.map(|(yields, ..)| yields).zip(other));
                 Ok(turned)
             }
@@ -279,8 +292,10 @@ impl Run<'_> {
             Op::Perturb => {
                 let ((x, a), (max, b)) = (operand(0)?, operand(1)?);
                 match tables {
-                    Some(tables) if tables.greedy => Ok(x.clone()),
-                    Some(tables) => device.perturb(x, max, &tables.samplings),
+                    Some(tables) => match &tables.samplings {
+                        Some(samplings) => device.perturb(x, max, samplings),
+                        None => Ok(x.clone()),
+                    },
                     None => {
                         let x = device.spread((x, a), batch)?;
                         if self.requests.iter().all(|request| greedy(request)) {
@@ -288,7 +303,8 @@ impl Run<'_> {
                         }
                         let max = device.spread((max, b), batch)?;
                         let rows = self.requests.iter().flat_map(|r| (0..out.rows).flat_map(|row| sampling(r, row)));
-                        device.perturb(&x, &max, &device.upload_words(rows)?)
+                        let samplings: Vec<u32> = rows.collect();
+                        device.perturb(&x, &max, &device.integers((x.rows, SAMPLING), &samplings)?)
                     }
                 }
             }
@@ -387,7 +403,7 @@ impl Run<'_> {
         let extents =
             (0..batch).flat_map(|_| (0..queries).map(|row| if causal { (row + 1).min(length) } else { length }));
         let extents = extents.map(short).collect::<Result<Vec<_>>>()?;
-        AttentionRows::new(self.device, group, &readers, self.device.upload_words(extents)?, length)
+        AttentionRows::new(self.device, group, &readers, self.device.integers((extents.len(), 1), &extents)?, length)
     }
 
     fn attention(

@@ -268,7 +268,7 @@ fn sampling(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()>
         let s = |i: usize| seed.get(4 * i..4 * i + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
         let table = [one("temperature")?, one("minP")?, s(0), s(1), s(2), s(3), number("step")?, 0];
         let maximum = device.reduce(Reduction::Max, 0, (&logits, extent(&logits)))?;
-        let scores = device.perturb(&logits, &maximum, &device.upload_words(table)?)?;
+        let scores = device.perturb(&logits, &maximum, &device.integers((1, table.len()), &table)?)?;
         if f32::from_bits(table[0]) > 0.0 {
             test.compare("scores", &scores.words()?, &words(case, "scores")?);
         }

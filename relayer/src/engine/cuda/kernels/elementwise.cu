@@ -81,29 +81,35 @@ KERNEL(convert_all, 256, float *out, const void *x, u64 count, u32 kind) {
 
 // Rotary embedding (P-32) of one or two tensors of equal rows, `y` with `y_cols` columns, none if there is no second.
 // `positions[row]` is the position of a row, or its row within the request without it. A table has `table_request` elements
-// for each request, none if all share it.
+// for each request, none if all share it. If the second is keys, it and `values` are appended to their caches, one for each
+// row.
 KERNEL(rope_all, 256, float *x_out, const float *x, u32 x_cols, float *y_out, const float *y, u32 y_cols, const float *cosines,
        const float *sines, const u32 *positions, u64 count, u32 rows, u32 head, u32 rotary, u32 cosine_request,
-       u32 sine_request) {
-    u32 half = rotary / 2, width = x_cols + y_cols;
+       u32 sine_request, float *const *key_caches, float *const *value_caches, const float *values, u32 value_cols) {
+    u32 half = rotary / 2, width = x_cols + y_cols + value_cols;
     for (u64 i = first_index(); i < count; i += index_step()) {
-        u32 line = (u32)(i / width), column = (u32)(i - (u64)line * width);
+        u32 line = (u32)(i / width), column = (u32)(i - (u64)line * width), request = line / rows;
+        u32 position = positions ? positions[line] : line % rows;
+        if (column >= x_cols + y_cols) {
+            column -= x_cols + y_cols;
+            value_caches[line][(u64)position * value_cols + column] = values[(u64)line * value_cols + column];
+            continue;
+        }
         bool second = column >= x_cols;
         if (second) column -= x_cols;
         u32 d = column % head;
         u64 at = (u64)line * (second ? y_cols : x_cols) + column;
         const float *from = (second ? y : x) + at;
-        float *to = (second ? y_out : x_out) + at;
-        if (d >= rotary) {
-            *to = *from;
-            continue;
+        float result = *from;
+        if (d < rotary) {
+            u32 angle = d < half ? d : d - half;
+            float cosine = cosines[(u64)request * cosine_request + (u64)position * half + angle];
+            float sine = sines[(u64)request * sine_request + (u64)position * half + angle];
+            float turned = mul(result, cosine);
+            result = canonical(d < half ? sub(turned, mul(from[half], sine)) : add(turned, mul(*(from - half), sine)));
         }
-        u32 position = positions ? positions[line] : line % rows, request = line / rows;
-        u32 angle = d < half ? d : d - half;
-        float cosine = cosines[(u64)request * cosine_request + (u64)position * half + angle];
-        float sine = sines[(u64)request * sine_request + (u64)position * half + angle];
-        float turned = mul(*from, cosine);
-        *to = canonical(d < half ? sub(turned, mul(from[half], sine)) : add(turned, mul(*(from - half), sine)));
+        (second ? y_out : x_out)[at] = result;
+        if (second && key_caches) key_caches[line][(u64)position * y_cols + column] = result;
     }
 }
 

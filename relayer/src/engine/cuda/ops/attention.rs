@@ -36,7 +36,7 @@ pub(crate) struct Heads {
 /// Which keys and values rows of queries read: the tables of attention.cu.
 pub(crate) struct AttentionRows {
     tiles: Rc<Buffer>,
-    pub(crate) extents: Rc<Buffer>,
+    pub(crate) extents: Tensor,
     /// First row and rows of each tile, in order.
     spans: Vec<(usize, usize)>,
     /// The most positions that a row may see.
@@ -48,6 +48,13 @@ pub(crate) struct Readers {
     pub(crate) keys: u64,
     pub(crate) values: u64,
     pub(crate) rows: usize,
+}
+
+/// Where keys and values of rows are kept: tables with an entry for each row.
+#[derive(Clone, Copy)]
+pub(crate) struct Caches<'a> {
+    pub(crate) keys: &'a Rc<Buffer>,
+    pub(crate) values: &'a Rc<Buffer>,
 }
 
 /// Consecutive tiles that are computed together.
@@ -64,7 +71,7 @@ impl AttentionRows {
         device: &Device,
         group: usize,
         readers: &[Readers],
-        extents: Rc<Buffer>,
+        extents: Tensor,
         longest: usize,
     ) -> Result<Self> {
         // As many rows as fill one load of keys with queries.
@@ -200,16 +207,16 @@ impl Device {
         Ok(result)
     }
 
-    /// Appends rows to caches; all three tables have an entry for each row.
+    /// Appends rows to caches; `positions` has an entry for each row.
     pub(crate) fn append_rows(
         &self,
-        (key_caches, value_caches): (&Rc<Buffer>, &Rc<Buffer>),
-        positions: &Rc<Buffer>,
+        caches: Caches<'_>,
+        positions: &Tensor,
         (keys, values): (&Tensor, &Tensor),
     ) -> Result<()> {
         let count = keys.len() + values.len();
         let widths = [short(keys.cols)?, short(values.cols)?];
-        let args = args![key_caches, value_caches, positions, keys, values, count as u64, widths[0], widths[1]];
+        let args = args![caches.keys, caches.values, positions, keys, values, count as u64, widths[0], widths[1]];
         self.over(kernel::append_rows, count, args)
     }
 }

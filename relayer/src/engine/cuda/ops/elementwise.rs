@@ -1,12 +1,12 @@
 //! Functions of elements, with broadcasting.
 
+use super::attention::Caches;
 use super::linear::{Quantised, group_args, span_threads};
 use super::{Operand, Result, address, kernel, request_stride, short};
 use crate::engine::cuda::driver::Arg;
-use crate::engine::cuda::memory::{Buffer, Device, Tensor};
+use crate::engine::cuda::memory::{Device, Tensor};
 use crate::engine::ops::Extent;
 use candor_sdk::program::{BinaryFunction, DType, UnaryFunction};
-use std::rc::Rc;
 
 /// How an operand is broadcast to a result of `cols` columns: strides of request and row, and how many columns each of its
 /// columns serves.
@@ -87,18 +87,21 @@ impl Device {
     }
 
     /// Rotary embedding of `x`, and of `y` of as many rows if there is one; `positions` are those of the rows, else the row
-    /// within its request.
+    /// within its request. If `y` is keys, it and its values can be appended to caches.
     pub(crate) fn rope(
         &self,
         (head, rotary): (u32, u32),
         rows: usize,
         (x, y): (&Tensor, Option<&Tensor>),
         [cos, sin]: [Operand<'_>; 2],
-        positions: Option<&Rc<Buffer>>,
+        positions: Option<&Tensor>,
+        appended: Option<(Caches<'_>, &Tensor)>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let out = self.tensor(DType::F32, x.rows, x.cols)?;
         let other = y.map(|y| self.tensor(DType::F32, y.rows, y.cols)).transpose()?;
-        let (width, count) = (y.map_or(0, |y| y.cols), out.len() + other.as_ref().map_or(0, Tensor::len));
+        let width = y.map_or(0, |y| y.cols);
+        let values = appended.map(|(_, values)| values);
+        let count = x.len() + y.map_or(0, Tensor::len) + values.map_or(0, Tensor::len);
         let args = args![
             &out,
             x,
@@ -115,6 +118,10 @@ impl Device {
             rotary,
             short(request_stride(cos.1) as usize)?,
             short(request_stride(sin.1) as usize)?,
+            address(appended.map(|(caches, _)| caches.keys)),
+            address(appended.map(|(caches, _)| caches.values)),
+            address(values),
+            short(values.map_or(0, |values| values.cols))?,
         ];
         self.over(kernel::rope_all, count, args)?;
         Ok((out, other))

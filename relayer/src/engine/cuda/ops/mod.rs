@@ -18,7 +18,7 @@ mod rows;
 mod tokens;
 mod trace;
 
-pub(super) use attention::{AttentionRows, Heads, Readers};
+pub(super) use attention::{AttentionRows, Caches, Heads, Readers};
 pub(super) use linear::{FEW_ROWS, Layer, Quantised, TOGETHER};
 pub(super) use rows::{Norm, Rows};
 

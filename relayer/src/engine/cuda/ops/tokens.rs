@@ -15,7 +15,7 @@ fn vocabulary(known: Option<&Vocabulary>) -> Result<&Vocabulary> {
 
 impl Device {
     /// Logits made ready for argmax; `samplings` has an entry for each row.
-    pub(crate) fn perturb(&self, x: &Tensor, maxima: &Tensor, samplings: &Rc<Buffer>) -> Result<Tensor> {
+    pub(crate) fn perturb(&self, x: &Tensor, maxima: &Tensor, samplings: &Tensor) -> Result<Tensor> {
         let out = self.tensor(DType::F32, x.rows, x.cols)?;
         let args = args![&out, x, maxima, samplings, out.len() as u64, short(x.cols)?];
         self.over(kernel::perturb, out.len(), args)?;
