@@ -505,7 +505,7 @@ fn a_layer_takes_few_launches() {
             multiply,
             linear,
         ];
-        let last = ["binary_alike", "rms_norm", "linear_f16_1", "reduce_narrow", "argmax_rows"];
+        let last = ["binary_alike", "rms_norm", "linear_f16_1", "argmax_rows"];
         let expected = [["gather_packed"].as_slice(), &layer.repeat(3), &last].concat();
         let log = log.lock().expect("a lock");
         let passes: Vec<_> = log.split_inclusive(|name| *name == "argmax_rows").collect();

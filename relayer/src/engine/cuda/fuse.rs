@@ -1,5 +1,5 @@
 //! Norms and softmaxes that a graph writes as several nodes, found again: one launch each, with the bits of the nodes
-//! (rules N1, N3, N4).
+//! (rules N1, N3, N4). And maxima that only noise needs, which greedy requests do without.
 
 use candor_sdk::program::{BinaryFunction, Model, Node, Op, Operand, Program, UnaryFunction, Weights};
 
@@ -16,13 +16,15 @@ pub(super) enum Fused {
     },
     /// Softmax of the rows of node `x`.
     Softmax { x: usize },
+    /// Noise for the logits that are node `x`, and their maxima.
+    Perturb { x: usize },
 }
 
 impl Fused {
     /// The node that is read.
     pub(super) fn reads(self) -> usize {
         match self {
-            Self::Norm { x, .. } | Self::Softmax { x } => x,
+            Self::Norm { x, .. } | Self::Softmax { x } | Self::Perturb { x } => x,
         }
     }
 }
@@ -51,7 +53,8 @@ impl Fusions {
         }
         let finder = Finder { nodes: &program.nodes, weights: &model.weights, readers: &readers };
         for last in 0..program.nodes.len() {
-            if let Some((fused, inner)) = finder.norm(last).or_else(|| finder.softmax(last)) {
+            let found = finder.norm(last).or_else(|| finder.softmax(last)).or_else(|| finder.perturb(last));
+            if let Some((fused, inner)) = found {
                 fusions.last[last] = Some(fused);
                 inner.into_iter().for_each(|node| fusions.inner[node] = true);
             }
@@ -155,6 +158,16 @@ impl Finder<'_> {
             && self.nodes[max].inputs == [Operand::Node(x as u32)]
             && self.alike(last, x);
         same.then_some((Fused::Softmax { x }, vec![e, z, max]))
+    }
+
+    fn perturb(&self, last: usize) -> Option<(Fused, Vec<usize>)> {
+        let (Op::Perturb, [Operand::Node(x), max]) = (&self.nodes[last].op, self.nodes[last].inputs.as_slice()) else {
+            return None;
+        };
+        let (x, max) = (*x as usize, self.node(max, 1)?);
+        let same =
+            self.nodes[max].op == Op::RowMax { causal: 0 } && self.nodes[max].inputs == [Operand::Node(x as u32)];
+        same.then_some((Fused::Perturb { x }, vec![max]))
     }
 
     /// Whether two nodes have one shape.

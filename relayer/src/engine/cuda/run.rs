@@ -156,6 +156,9 @@ impl Run<'_> {
             Some(Fused::Softmax { x }) => {
                 return device.softmax(self.operand(Some(&Operand::Node(x as u32)), tensors, now)?.0);
             }
+            Some(Fused::Perturb { x }) => {
+                return self.perturb(self.operand(Some(&Operand::Node(x as u32)), tensors, now)?, None, now, out);
+            }
             None => {}
         }
         if let Some(parts) = &step.attention {
@@ -289,25 +292,7 @@ impl Run<'_> {
                 }
             },
             Op::Argmax => device.argmax(operand(0)?.0),
-            Op::Perturb => {
-                let ((x, a), (max, b)) = (operand(0)?, operand(1)?);
-                match tables {
-                    Some(tables) => match &tables.samplings {
-                        Some(samplings) => device.perturb(x, max, samplings),
-                        None => Ok(x.clone()),
-                    },
-                    None => {
-                        let x = device.spread((x, a), batch)?;
-                        if self.requests.iter().all(|request| greedy(request)) {
-                            return Ok(x);
-                        }
-                        let max = device.spread((max, b), batch)?;
-                        let rows = self.requests.iter().flat_map(|r| (0..out.rows).flat_map(|row| sampling(r, row)));
-                        let samplings: Vec<u32> = rows.collect();
-                        device.perturb(&x, &max, &device.integers((x.rows, SAMPLING), &samplings)?)
-                    }
-                }
-            }
+            Op::Perturb => self.perturb(operand(0)?, Some(operand(1)?), now, out),
             Op::CheckGenerated { stop } => {
                 let limits = self.requests.iter().map(|request| self.model.token_limit(&request.params));
                 let prompt = self.shapes.symbols.prompt;
@@ -324,6 +309,25 @@ impl Run<'_> {
             }
             Op::Encode(_) => device.encode(operand(0)?.0, batch),
         }
+    }
+
+    /// Logits with the noise of their requests, whose maxima are computed here if nobody else did and somebody needs them.
+    fn perturb(&self, (x, a): Read<'_>, max: Option<Read<'_>>, now: &Now<'_>, out: Extent) -> Result<Tensor> {
+        let (x, device) = (self.device.spread((x, a), now.batch)?, self.device);
+        let samplings = match now.rows {
+            Some(tables) => tables.samplings.clone(),
+            None if self.requests.iter().all(|request| greedy(request)) => None,
+            None => {
+                let rows = self.requests.iter().flat_map(|r| (0..out.rows).flat_map(|row| sampling(r, row)));
+                Some(device.integers((x.rows, SAMPLING), &rows.collect::<Vec<u32>>())?)
+            }
+        };
+        let Some(samplings) = samplings else { return Ok(x) };
+        let max = match max {
+            Some(max) => device.spread(max, now.batch)?,
+            None => device.reduce(Reduction::Max, 0, (&x, a))?,
+        };
+        device.perturb(&x, &max, &samplings)
     }
 
     /// The parameters of a norm, which are weights.

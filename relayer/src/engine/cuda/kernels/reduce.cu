@@ -43,11 +43,19 @@ KERNEL(argmax_rows, 1024, u32 *out, const float *x, u32 cols) {
     const float *row = x + (u64)blockIdx.x * cols;
     i32 best = (i32)0x80000000;
     u32 index = 0xffffffffu;
-    for (u32 i = threadIdx.x; i < cols; i += blockDim.x) {
-        i32 mine = rank(row[i]);
-        if (index == 0xffffffffu || mine > best) {
-            best = mine;
-            index = i;
+    // Several are asked for at once; beyond the end it is the last one again.
+    constexpr u32 AHEAD = 16;
+    for (u32 first = threadIdx.x; first < cols; first += AHEAD * blockDim.x) {
+        float x[AHEAD];
+#pragma unroll
+        for (u32 a = 0; a < AHEAD; a++) x[a] = row[first + a * blockDim.x < cols ? first + a * blockDim.x : cols - 1];
+#pragma unroll
+        for (u32 a = 0; a < AHEAD; a++) {
+            i32 mine = rank(x[a]);
+            if (index == 0xffffffffu || mine > best) {
+                best = mine;
+                index = first + a * blockDim.x < cols ? first + a * blockDim.x : cols - 1;
+            }
         }
     }
     ranks[threadIdx.x] = best;

@@ -104,8 +104,9 @@ impl Device {
         let groups = rows.div_ceil(each);
         let panels: usize = layers.iter().map(|layer| layer.w.rows.div_ceil(WARP)).sum();
         let blocks = cols.div_ceil(BLOCK);
-        let wanted = (BUSY * self.multiprocessors()).div_ceil(panels * groups);
-        let splits = wanted.clamp(1, blocks.div_ceil(WARPS).max(1));
+        let (wanted, most) = ((BUSY * self.multiprocessors()).div_ceil(panels * groups), blocks.div_ceil(WARPS).max(1));
+        // As many splits as leave each warp the same number of blocks: in a last round of few, most would idle.
+        let splits = most.div_ceil((most / wanted.clamp(1, most)).max(1));
         let partials = self.allocate(groups * blocks * each * panels * WARP * 4)?;
         let grid = [short(panels)?, short(splits)?, short(groups)?];
         Ok(Few { dtype, cols, rows: each, grid, partials })
