@@ -4,7 +4,7 @@
 
 use super::driver::DeviceError;
 use super::memory::{Device, Tensor};
-use super::ops::{Layer, Norm, Quantised, Result};
+use super::ops::{Layer, Norm, Result};
 use super::weights::Packed;
 use crate::engine::kernels::rows::Reduction;
 use crate::engine::ops::Extent;
@@ -207,12 +207,11 @@ fn quantised(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()
         let packed = Packed::load(device, &weight((1, x.len()), dtype, bytes(case, "w")?)?)?;
         for rows in COMPANY {
             let company = device.float_bits((rows, x.len()), &x.repeat(rows))?;
-            let (magnitudes, q) = device.quantised_groups(&company, group, true)?;
-            let q = q.ok_or_else(|| broken("bytes"))?;
-            let found: Vec<u32> = q.words()?;
+            let quantised = device.quantised_groups(&company, group)?;
+            let found: Vec<u32> = quantised.q.words()?;
             let expected: Vec<u32> = bytes(case, "xValues")?.into_iter().map(u32::from).collect();
             test.compare(name(case), &found, &expected.repeat(rows));
-            let out = device.quantised_linear(Quantised { q: &q, magnitudes: &magnitudes }, Layer::of(&packed))?;
+            let out = device.quantised_linear(&quantised, Layer::of(&packed))?;
             test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(rows));
         }
     }
@@ -247,12 +246,12 @@ fn rows(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()> {
         test.compare(name(case), &device.softmax(&x)?.words()?, &words(case, "softmax")?);
         test.compare(
             name(case),
-            &device.norm(&x, Norm { weight: &w, bias: None, epsilon })?.words()?,
+            &device.norm(&x, Norm { weight: &w, bias: None, epsilon }, None)?.0.words()?,
             &words(case, "rmsNorm")?,
         );
         test.compare(
             name(case),
-            &device.norm(&x, Norm { weight: &w, bias: Some(&b), epsilon })?.words()?,
+            &device.norm(&x, Norm { weight: &w, bias: Some(&b), epsilon }, None)?.0.words()?,
             &words(case, "layerNorm")?,
         );
     }

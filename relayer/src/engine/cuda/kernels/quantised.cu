@@ -1,37 +1,14 @@
 // Quantised activations, and their contractions of few rows (Q1 to Q6); those of many rows are in quantised_tiles.cu. The
 // integer sum of a group is exact, so any instruction may compute it in any order; what follows it is three operations on
 // f32 in the order of Q6, and the partials of 128 are added in ascending order.
+#include "groups.cuh"
 #include "panels.cuh"
 
 namespace arithmetic {
 
-// Largest magnitude of a group, by a warp; every lane gets it. The order of maxima does not matter (R3).
-DEVICE float group_magnitude(const float *x, u32 length) {
-    float most = 0.0f;
-    for (u32 i = lane_index(); i < length; i += WARP) most = maximum(most, magnitude(x[i]));
-#pragma unroll
-    for (u32 s = 16; s > 0; s /= 2) most = maximum(most, __shfl_xor_sync(ALL_LANES, most, s));
-    return canonical(most);
-}
-
-DEVICE i8 quantise(float x, float most) {
-    float inverse = most == 0.0f ? 0.0f : div(127.0f, most);
-    i32 q = round_to_i32(mul(x, inverse));
-    return (i8)(q < -127 ? -127 : q > 127 ? 127 : q);
-}
-
-// A warp to each group: magnitudes, and with `q` the bytes as well.
-KERNEL(quantise_groups, 256, float *magnitudes, i8 *q, const float *x, u64 groups, u32 cols, u32 group) {
-    u32 each = (cols + group - 1) / group;
-    for (u64 g = first_index() / WARP; g < groups; g += index_step() / WARP) {
-        u64 row = g / each, first = row * cols + g % each * group;
-        u32 left = cols - (u32)(g % each) * group, length = left < group ? left : group;
-        float most = group_magnitude(x + first, length);
-        if (lane_index() == 0) magnitudes[g] = most;
-        if (q) {
-            for (u32 i = lane_index(); i < length; i += WARP) q[first + i] = quantise(x[first + i], most);
-        }
-    }
+// Rows that were made by something that does not quantise them.
+KERNEL(quantise_groups, 256, const float *x, u64 rows, u32 cols, GROUP_PARAMETERS) {
+    GROUPS(cols).make_rows(rows, [x](u64 at) { return x[at]; }, [](u64, float) {});
 }
 
 // Bytes of elements whose magnitudes are another node's, for requests that share either.

@@ -1,5 +1,7 @@
 //! Attention, and the tables that say which keys and values a row of queries reads.
 
+use super::linear::group_args;
+use super::rows::Rows;
 use super::{BLOCK, MOST_ACROSS, Operand, Result, THREADS, blocks_for, kernel, request_stride, short, slices};
 use crate::engine::cuda::driver::Arg;
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
@@ -108,11 +110,26 @@ impl AttentionRows {
     }
 }
 
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { common_divisor(b, a % b) }
+}
+
 impl Device {
-    /// Attention of rows of queries over the keys and values that their tiles name.
-    pub(crate) fn attention(&self, queries: &Tensor, shape: &Heads, rows: &AttentionRows) -> Result<Tensor> {
+    /// Attention of rows of queries over the keys and values that their tiles name; and quantised, if groups have a size.
+    pub(crate) fn attention(
+        &self,
+        queries: &Tensor,
+        shape: &Heads,
+        rows: &AttentionRows,
+        group_size: Option<usize>,
+    ) -> Result<Rows> {
         let Heads { heads, group, key_width, value_width, .. } = *shape;
         let out = self.tensor(DType::F32, queries.rows, heads * value_width)?;
+        let room = group_size.filter(|_| !rows.many).map(|size| self.quantised_room(out.rows, out.cols, size));
+        let quantised = room.transpose()?;
+        let size = group_size.unwrap_or(1);
+        // The fewest heads whose columns are whole groups.
+        let together = size / common_divisor(size, value_width);
         let (stride, blocks) = (rows.longest, rows.longest.div_ceil(BLOCK));
         let mix_width = if rows.many { 0 } else { value_width };
         let row_bytes = 4 * (stride + blocks * (1 + mix_width)) * heads;
@@ -137,10 +154,15 @@ impl Device {
             let mixes = self.allocate(4 * lines * blocks * value_width)?;
             let args = [args![&mixes, &scores, &maxima, table, &rows.extents].as_slice(), mix_shape].concat();
             self.launch(kernel::attention_mixes, grid, 128, &args)?;
-            let args = args![&out, &mixes, &scores, &rows.extents, h, short(value_width)?, s, base];
-            self.launch(kernel::attention_quotients, [short(lines)?, 1, 1], 128, args)?;
+            let head = args![&out, &mixes, &scores, &rows.extents, h, short(value_width)?, s, base, short(together)?];
+            let args = [head.as_slice(), &group_args(quantised.as_ref(), size)?].concat();
+            let blocks = part.rows * heads.div_ceil(together);
+            self.launch(kernel::attention_quotients, [short(blocks)?, 1, 1], 128, &args)?;
         }
-        Ok(out)
+        match group_size.filter(|_| rows.many) {
+            Some(size) => self.quantised_groups(&out, size).map(|quantised| (out, Some(quantised))),
+            None => Ok((out, quantised)),
+        }
     }
 
     /// Scores by themselves: row `i * heads + h`, column `j`, +0 where a causal row does not see.

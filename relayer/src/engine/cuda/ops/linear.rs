@@ -1,7 +1,7 @@
 //! Contractions with weights: which kernel for how many rows.
 
 use super::{
-    BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, THREADS, WARP, address, kernel, request_stride, short, slices,
+    BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, SPAN, THREADS, WARP, address, kernel, request_stride, short, slices,
 };
 use crate::engine::cuda::driver::{Arg, DeviceError, Kernel};
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
@@ -111,14 +111,19 @@ impl Device {
         Ok(Few { dtype, cols, rows: each, grid, partials })
     }
 
-    /// Magnitudes of the groups of each row, and the bytes if `bytes`.
-    pub(crate) fn quantised_groups(&self, x: &Tensor, group: usize, bytes: bool) -> Result<(Tensor, Option<Tensor>)> {
-        let magnitudes = self.tensor(DType::F32, x.rows, x.cols.div_ceil(group))?;
-        let q = bytes.then(|| self.tensor(DType::I8, x.rows, x.cols)).transpose()?;
-        let count = magnitudes.len();
-        let args = args![&magnitudes, address(q.as_ref()), x, count as u64, short(x.cols)?, short(group)?];
-        self.over(kernel::quantise_groups, count * WARP, args)?;
-        Ok((magnitudes, q))
+    /// Room for quantised rows.
+    pub(super) fn quantised_room(&self, rows: usize, cols: usize, group: usize) -> Result<Quantised> {
+        let magnitudes = self.tensor(DType::F32, rows, cols.div_ceil(group))?;
+        Ok(Quantised { q: self.tensor(DType::I8, rows, cols)?, magnitudes })
+    }
+
+    /// Rows quantised in groups of `group` columns.
+    pub(crate) fn quantised_groups(&self, x: &Tensor, group: usize) -> Result<Quantised> {
+        let quantised = self.quantised_room(x.rows, x.cols, group)?;
+        let head = args![x, x.rows as u64, short(x.cols)?];
+        let args = [head.as_slice(), &group_args(Some(&quantised), group)?].concat();
+        self.over(kernel::quantise_groups, span_threads(x), &args)?;
+        Ok(quantised)
     }
 
     /// Bytes of elements by magnitudes that are given.
@@ -132,7 +137,7 @@ impl Device {
     }
 
     /// The quantised contraction of bytes and magnitudes with quantised weights.
-    pub(crate) fn quantised_linear(&self, x: Quantised<'_>, layer: Layer<'_>) -> Result<Tensor> {
+    pub(crate) fn quantised_linear(&self, x: &Quantised, layer: Layer<'_>) -> Result<Tensor> {
         let (Quantised { q, magnitudes }, Layer { w, bias, then }) = (x, layer);
         if q.rows <= FEW_ROWS {
             return only(self.quantised_linears(x, &[layer])?);
@@ -147,8 +152,8 @@ impl Device {
             return Ok(out);
         }
         for (first, rows) in slices(q.rows, MOST_FEW) {
-            let x = Quantised { q: &q.narrowed(first, rows)?, magnitudes: &magnitudes.narrowed(first, rows)? };
-            self.quantised_few(x, &[layer], &[out.narrowed(first, rows)?])?;
+            let x = Quantised { q: q.narrowed(first, rows)?, magnitudes: magnitudes.narrowed(first, rows)? };
+            self.quantised_few(&x, &[layer], &[out.narrowed(first, rows)?])?;
         }
         Ok(out)
     }
@@ -172,7 +177,7 @@ impl Device {
     }
 
     /// As [`Device::linears`].
-    pub(crate) fn quantised_linears(&self, x: Quantised<'_>, layers: &[Layer<'_>]) -> Result<Vec<Tensor>> {
+    pub(crate) fn quantised_linears(&self, x: &Quantised, layers: &[Layer<'_>]) -> Result<Vec<Tensor>> {
         let mut made = Vec::with_capacity(layers.len());
         for layers in layers.chunks(TOGETHER) {
             let outs = layers.iter().map(|layer| self.tensor(DType::F32, x.q.rows, layer.w.rows));
@@ -184,7 +189,7 @@ impl Device {
     }
 
     /// Some rows of layers, into `outs`.
-    fn quantised_few(&self, x: Quantised<'_>, layers: &[Layer<'_>], outs: &[Tensor]) -> Result<()> {
+    fn quantised_few(&self, x: &Quantised, layers: &[Layer<'_>], outs: &[Tensor]) -> Result<()> {
         let few = self.few(x.q.rows, layers)?;
         let kernel = match (few.dtype, few.rows) {
             (WeightType::Q8_0, 1) => kernel::quantised_q8_0_1,
@@ -196,7 +201,7 @@ impl Device {
             (_, 4) => kernel::quantised_q8_128_4,
             (_, _) => kernel::quantised_q8_128_8,
         };
-        let head = args![x.q, x.magnitudes, &few.partials, short(x.q.rows)?, short(few.cols)?];
+        let head = args![&x.q, &x.magnitudes, &few.partials, short(x.q.rows)?, short(few.cols)?];
         self.launch(kernel, few.grid, THREADS, &[head.as_slice(), &layer_args(layers, outs)?].concat())
     }
 }
@@ -217,10 +222,20 @@ impl<'a> Layer<'a> {
 }
 
 /// Quantised activations: bytes and the magnitudes of their groups.
-#[derive(Clone, Copy)]
-pub(crate) struct Quantised<'a> {
-    pub(crate) q: &'a Tensor,
-    pub(crate) magnitudes: &'a Tensor,
+pub(crate) struct Quantised {
+    pub(crate) q: Tensor,
+    pub(crate) magnitudes: Tensor,
+}
+
+/// Threads of a launch with a warp to each span of each row.
+pub(super) fn span_threads(x: &Tensor) -> usize {
+    x.rows * x.cols.div_ceil(SPAN) * WARP
+}
+
+/// `GROUP_PARAMETERS` of groups.cuh: where a launch leaves its rows quantised, if it does.
+pub(super) fn group_args(quantised: Option<&Quantised>, group: usize) -> Result<[Arg; 3]> {
+    let (magnitudes, q) = (quantised.map(|to| &to.magnitudes), quantised.map(|to| &to.q));
+    Ok([address(magnitudes), address(q), short(group)?.into()])
 }
 
 fn only(made: Vec<Tensor>) -> Result<Tensor> {

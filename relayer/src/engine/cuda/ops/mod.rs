@@ -20,7 +20,7 @@ mod trace;
 
 pub(super) use attention::{AttentionRows, Heads, Readers};
 pub(super) use linear::{FEW_ROWS, Layer, Quantised, TOGETHER};
-pub(super) use rows::Norm;
+pub(super) use rows::{Norm, Rows};
 
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 
@@ -43,7 +43,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    elementwise: unary_all binary_all binary_alike mul_add_all select_all convert_all rope_all;
+    elementwise: unary_all binary_all binary_alike binary_groups mul_add_all select_all convert_all rope_all;
     index: view_words view_bytes move_words move_bytes concat_bytes gather_rows gather_packed take_words take_bytes encode_words;
     reduce: reduce_narrow reduce_wide argmax_rows rms_norm layer_norm softmax;
     linear: linear_f32_1 linear_f32_2 linear_f32_4 linear_f32_8 linear_f16_1 linear_f16_2 linear_f16_4 linear_f16_8
@@ -67,6 +67,8 @@ const THREADS: u32 = 256;
 const MOST_BLOCKS: usize = 1 << 16;
 /// Lanes of a warp, outputs of a panel.
 const WARP: usize = 32;
+/// Columns that a warp takes at a time of a row that it makes: `SPAN` of groups.cuh.
+const SPAN: usize = 128;
 /// Products of a block of a contraction.
 const BLOCK: usize = 128;
 /// Rows of one launch of the kernels for few rows, where there is no other.
