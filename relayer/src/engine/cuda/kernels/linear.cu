@@ -2,6 +2,7 @@
 //
 // A block of 128 products is a chain of `fma` in ascending order, owned by one thread from end to end; the partials of an
 // output are added in ascending order by one thread. Which warp computes which block, and when, has no part in the result.
+#include "bands.cuh"
 #include "float_tiles.cuh"
 #include "panels.cuh"
 
@@ -121,7 +122,9 @@ template <u32 TYPE, u32 S> struct Outputs {
 // Many rows: tiles of 16 S rows x 16 S outputs (float_tiles.cuh).
 template <u32 TYPE, u32 S>
 DEVICE void linear_many(float *out, const float *x, const u8 *w, const float *bias, u32 m, u32 n, u32 k, u32 then) {
-    u32 first_row = blockIdx.y * 16 * S, first_output = blockIdx.x * 16 * S, own = first_row + Rows<S>::own();
+    u32 first_row, first_output;
+    own_tile<16 * S, 16 * S>(m, n, first_row, first_output);
+    u32 own = first_row + Rows<S>::own();
     Rows<S> rows = {own < m ? x + (u64)own * k : nullptr, k, {}};
     u32 each = Element<TYPE>::PER_STEP;
     Outputs<TYPE, S> outputs = {w, first_output / PANEL, (n + PANEL - 1) / PANEL, (k + each - 1) / each, {}};

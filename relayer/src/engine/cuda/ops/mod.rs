@@ -19,7 +19,7 @@ mod tokens;
 mod trace;
 
 pub(super) use attention::{AttentionRows, Heads, Readers};
-pub(super) use linear::{FEW_ROWS, Layer, Quantised, TOGETHER};
+pub(super) use linear::{FEW_ROWS, Layer, Quantised, TILE_COLUMNS, TOGETHER, Tiles, tiles};
 pub(super) use rows::{Norm, Rows};
 
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
