@@ -65,6 +65,8 @@ pub enum Fault {
     Hidden(B256),
     /// The inputs of the requests that it shows are others than those they were made with.
     AlteredInput,
+    /// From [`FaultyEndpoint::begin`] until it is healed it takes questions and never answers them.
+    Hang,
     /// The first question by this name after [`FaultyEndpoint::begin`] waits until it is healed, and is passed on then.
     Held(&'static str),
 }
@@ -137,6 +139,11 @@ impl FaultyEndpoint {
         self.state.go.notify_one();
     }
 
+    /// From now on it misbehaves again.
+    pub fn relapse(&self) {
+        self.state.healed.store(false, Ordering::Relaxed);
+    }
+
     /// Waits until it has done wrong.
     pub async fn happened(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -178,6 +185,7 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             let begun = state.begun.load(Ordering::Relaxed);
             begun && (question["method"] == "eth_getLogs" || question["method"] == "eth_call" && old)
         }
+        Fault::Hang => state.begun.load(Ordering::Relaxed),
         Fault::Held(name) => question["method"] == name && state.begun.swap(false, Ordering::Relaxed),
         _ => true,
     };
@@ -265,6 +273,8 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             }
             answer.to_string()
         }
+        // Whoever asks has to give up.
+        Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Held(_)) => {
             state.go.notified().await;
             ask(state, &question).await?

@@ -12,7 +12,7 @@ use alloy::{
 use anyhow::{Context, Result, bail, ensure};
 use candor_relayer::{
     anvil::{Anvil, AnvilOptions},
-    chain::{GasLimits, WatchSettings},
+    chain::{ANSWER_WITHIN, GasLimits, WatchSettings},
     config::ModelSource,
     fetch::FetchSettings,
     models::CatalogModel,
@@ -276,6 +276,7 @@ impl World {
             watch: WatchSettings {
                 confirmations: 0,
                 poll_interval: Duration::from_millis(50),
+                answer_within: ANSWER_WITHIN,
                 max_block_range: 1000,
                 overlap: 2,
             },

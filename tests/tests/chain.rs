@@ -6,7 +6,11 @@ use alloy::{
     sol_types::SolEvent,
 };
 use anyhow::{Context, Result, ensure};
-use candor_relayer::{chain::Rpc, pipeline::Handle, store::Step};
+use candor_relayer::{
+    chain::{ANSWER_WITHIN, Rpc},
+    pipeline::Handle,
+    store::Step,
+};
 use candor_sdk::{
     bindings::{IInferenceOracle, RequestStatus},
     ids::RequestId,
@@ -238,12 +242,14 @@ async fn a_transaction_that_was_taken_back_and_comes_again_is_known() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_comes_back_is_not_taken_for_having_stayed() -> Result<()> {
     let world = World::start().await?;
-    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle).await?;
+    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await?;
     let alone = rpc.current();
     rpc.fail_over(alone).await;
     assert_eq!(rpc.current(), alone, "there is no other");
     let second = FaultyEndpoint::start(&world.rpc_url(), Fault::EmptyLogs, 1).await?;
-    let rpc = Rpc::connect(&[world.rpc_url(), second.url.clone()], world.client.chain_id, world.client.oracle).await?;
+    let rpc =
+        Rpc::connect(&[world.rpc_url(), second.url.clone()], world.client.chain_id, world.client.oracle, ANSWER_WITHIN)
+            .await?;
     let first = rpc.current();
     rpc.fail_over(first).await;
     let other = rpc.current();

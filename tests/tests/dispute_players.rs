@@ -11,7 +11,7 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
-    chain::Rpc,
+    chain::{ANSWER_WITHIN, Rpc},
     dispute::{
         book::Book,
         liar::{self, Liar},
@@ -700,7 +700,9 @@ async fn a_request_hidden_behind_a_newer_one_is_missed() -> Result<()> {
     let target = world.rpc_url();
     let hiding = FaultyEndpoint::start(&target, Fault::EmptyLogs, 1).await?;
     let forgetful = FaultyEndpoint::start(&target, Fault::NoHistory, 1).await?;
-    let rpc = async |url: &_| Rpc::connect(std::slice::from_ref(url), world.client.chain_id, world.client.oracle).await;
+    let rpc = async |url: &_| {
+        Rpc::connect(std::slice::from_ref(url), world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await
+    };
     let (honest, hiding, no_history) = (rpc(&target).await?, rpc(&hiding.url).await?, rpc(&forgetful.url).await?);
     let mut settings = world.settings(&court.folder("reader")?, Some(&operator)).watch;
     // Nothing is read or compared but what is said here.
