@@ -252,13 +252,13 @@ async fn nodes(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Optio
                 continue;
             }
         }
-        clock(report, url).await?;
+        clock(report, config, url).await?;
     }
     Ok(first)
 }
 
-async fn clock(report: &mut Report<'_>, url: &crate::config::RpcUrl) -> anyhow::Result<()> {
-    let block = match provider(url, None)?.get_block(BlockId::latest()).await {
+async fn clock(report: &mut Report<'_>, config: &Config, url: &crate::config::RpcUrl) -> anyhow::Result<()> {
+    let block = match provider(url, None, config.chain.answer_within)?.get_block(BlockId::latest()).await {
         Ok(Some(block)) => block,
         Ok(None) => return report.bad("node", format!("{url}: it does not know its own newest block")),
         Err(error) => {
