@@ -83,6 +83,36 @@ fn without_a_configuration_the_way_out_is_named() {
     }
 }
 
+/// Whoever has nothing yet hears at once of everything that deploying takes: what, where to put it, an example.
+#[test]
+fn what_a_command_needs_is_said_at_once() {
+    let nothing = Person::new();
+    let node = "`chain.rpc_urls` is missing: the address of at least one node. In section [chain]: rpc_urls = [\"https://node.example\"]; or --rpc-url https://node.example";
+    let chain = "`chain.chain_id` is missing: the number of the chain the nodes must be on. In section [chain]: chain_id = 1; or --set chain.chain_id=1";
+    let oracle = "`chain.oracle` is missing: the address of the InferenceOracle contract. In section [chain]: oracle = \"0x..\"; or --oracle 0x..";
+    let key = "no account key: name a keystore in operator.account.keystore (`candor init --new-key` makes one), or set CANDOR_PRIVATE_KEY";
+    let file = "there is no candor.toml here: `candor init` writes one";
+    let all = |output: &Output, complaints: &[&str]| {
+        refused(output, 2, &format!("{} problems in the configuration", complaints.len()));
+        for complaint in complaints {
+            refused(output, 2, complaint);
+        }
+    };
+    all(&nothing.types(&["deploy"]), &[file, node, chain, key]);
+    all(&nothing.types(&["deploy", "--rpc-url", "http://127.0.0.1:9"]), &[file, chain, key]);
+    all(&nothing.types_with(&[("CANDOR_PRIVATE_KEY", KEY)], &["deploy"]), &[file, node, chain]);
+    all(&nothing.types(&["model", "register", "credit"]), &[file, node, chain, oracle, key]);
+    all(&nothing.types(&["operator", "join"]), &[file, node, chain, oracle, key]);
+    all(&nothing.types(&["request", "--model", "credit", "--applicant", ""]), &[file, node, chain, oracle, key]);
+    // Nobody pays for a look.
+    all(&nothing.types(&["operator", "show"]), &[file, node, chain, oracle]);
+    // What `candor init` writes for a chain that has no contracts yet is short of an account and the chain.
+    assert!(nothing.types(&["init"]).status.success());
+    all(&nothing.types(&["deploy"]), &[node, chain, key]);
+    let complete = ["deploy", "--rpc-url", "http://127.0.0.1:9", "--set", "chain.chain_id=1"];
+    refused(&nothing.types(&complete), 1, key);
+}
+
 #[test]
 fn init_writes_what_can_be_read_and_replaces_nothing() {
     let person = Person::new();

@@ -71,6 +71,12 @@ fn floats(r: &mut Random, count: u32, element: fn(&mut Random) -> f32) -> Vec<u8
     r.vector(count as usize, element).iter().flat_map(|x| x.to_be_bytes()).collect()
 }
 
+/// Rows of which most are ordinary: an infinity or a NaN hides what else is wrong with its row.
+fn rows_of_kinds(r: &mut Random, rows: u32, cols: u32) -> Vec<u8> {
+    let kinds: [fn(&mut Random) -> f32; 4] = [Random::ordinary, Random::edge, Random::ordinary, Random::finite_edge];
+    (0..rows as usize).flat_map(|row| floats(r, cols, kinds[row % 4])).collect()
+}
+
 /// A linear layer with and without bias and function, of `rows` rows.
 fn linear(r: &mut Random, dtype: WeightType, shape: (u32, u32, u32)) {
     linears(r, dtype, shape, 1);
@@ -88,10 +94,7 @@ fn linears(r: &mut Random, dtype: WeightType, (rows, k, n): (u32, u32, u32), req
     let biased = b.linear(x, w, Some(bias));
     let biased = b.unary(UnaryFunction::Silu, biased);
     b.output(EncodeKind::F32Be, biased);
-    // Most rows are ordinary: an infinity or a NaN hides what else is wrong with its row.
-    let kinds: [fn(&mut Random) -> f32; 4] = [Random::ordinary, Random::edge, Random::ordinary, Random::finite_edge];
-    let input = |r: &mut Random| (0..rows as usize).flat_map(|row| floats(r, k, kinds[row % 4])).collect();
-    let inputs = (0..requests).map(|_| input(r)).collect();
+    let inputs = (0..requests).map(|_| rows_of_kinds(r, rows, k)).collect();
     compare(b, rows * k * 4, inputs, &format!("{dtype:?} {rows} x {k} x {n}"));
 }
 
@@ -129,6 +132,7 @@ fn every_kernel_at_sizes_around_its_tiles() {
     norms_and_reductions(r);
     quantised_rows(r);
     lookups(r);
+    attention(r);
     // The kernels about tokens and attention.
     for (request, rotary) in [(engine_ask(&[3, 1, 2], 6, 1.5), true), (engine_ask(&[5], 3, 0.0), false)] {
         let model = generating(rotary);
@@ -184,6 +188,43 @@ fn norms_and_reductions(r: &mut Random) {
         let kinds: [fn(&mut Random) -> f32; 3] = [Random::ordinary, Random::finite_edge, Random::edge];
         let inputs = kinds.map(|kind| floats(r, rows * cols, kind)).to_vec();
         compare(b, rows * cols * 4, inputs, &format!("rows of {cols}"));
+    }
+}
+
+/// Attention of few queries and of many: tiles that are not full, heads wider than a tile, more positions than R1 adds at a
+/// time, rows that see only what is before them and rows that see all.
+fn attention(r: &mut Random) {
+    for (heads, kv_heads, head_dim, rows, keys) in [
+        (2, 1, 5, 3, 40),
+        (1, 1, 8, 7, 1100),
+        (4, 2, 20, 41, 41),
+        (2, 2, 130, 70, 70),
+        (1, 1, 6, 33, 1100),
+        (3, 1, 64, 90, 150),
+    ] {
+        let mut b = ProgramBuilder::new();
+        let x = b.input(InputKind::F32Be, rows, heads * head_dim);
+        let shared = kv_heads * head_dim;
+        let mut own = |name: &str, element: fn(&mut Random) -> f32| {
+            let values = r.vector(((keys + 1) * shared) as usize, element);
+            let all = b.weight(WeightTensor::from_f32(name, (keys + 1, shared), &values).expect("a tensor"));
+            b.slice_rows(all, 1, keys) // attention of nodes is one step
+        };
+        let (k, v, edges) = (own("k", Random::ordinary), own("v", Random::ordinary), own("edges", Random::edge));
+        let shape = Attention { heads, kv_heads, head_dim, scale: 0.3, causal: false };
+        for values in [v, edges] {
+            let mixed = b.attention(x, k, values, shape);
+            b.output(EncodeKind::F32Be, mixed);
+        }
+        if rows == keys {
+            let k = b.slice_cols(x, 0, shared);
+            for values in [v, edges] {
+                let mixed = b.attention(x, k, values, Attention { causal: true, ..shape });
+                b.output(EncodeKind::F32Be, mixed);
+            }
+        }
+        let inputs = (0..2).map(|_| rows_of_kinds(r, rows, heads * head_dim)).collect();
+        compare(b, rows * heads * head_dim * 4, inputs, &format!("{heads} heads of {head_dim}, {rows} x {keys}"));
     }
 }
 

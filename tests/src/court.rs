@@ -13,7 +13,7 @@ use alloy::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use candor_relayer::{
-    chain::Rpc,
+    chain::{ANSWER_WITHIN, Rpc},
     dispute::{
         DisputeProgress,
         book::{Book, Posted},
@@ -123,7 +123,7 @@ impl Court {
     /// A chain with the embedded models.
     pub async fn new() -> Result<Self> {
         let world = World::start_with_disputes().await?;
-        let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle).await?;
+        let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await?;
         let folder = tempfile::tempdir()?;
         let settings = world.settings(folder.path(), None).watch;
         let observer = (rpc, Book::new(world.deployment.game, settings, 0));

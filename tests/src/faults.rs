@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -65,6 +65,13 @@ pub enum Fault {
     Hidden(B256),
     /// The inputs of the requests that it shows are others than those they were made with.
     AlteredInput,
+    /// From [`FaultyEndpoint::begin`] until it is healed it takes questions and never answers them.
+    Hang,
+    /// After [`FaultyEndpoint::begin`] the first question for the newest block waits until it is healed, and is answered then. From when that waits until it is
+    /// healed all other questions get lost.
+    DiesInMidLook,
+    /// From [`FaultyEndpoint::freeze`] until it is healed it knows no block above the one that was the newest then.
+    Behind,
     /// The first question by this name after [`FaultyEndpoint::begin`] waits until it is healed, and is passed on then.
     Held(&'static str),
 }
@@ -88,6 +95,10 @@ struct State {
     faults: AtomicUsize,
     healed: AtomicBool,
     begun: AtomicBool,
+    /// Questions in all.
+    asked: AtomicUsize,
+    /// The newest block of one that is behind.
+    frozen: AtomicU64,
     go: Notify,
     passed: Notify,
     http: reqwest::Client,
@@ -106,6 +117,8 @@ impl FaultyEndpoint {
             faults: AtomicUsize::new(0),
             healed: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            frozen: AtomicU64::new(u64::MAX),
             go: Notify::new(),
             passed: Notify::new(),
             http: reqwest::Client::new(),
@@ -126,6 +139,17 @@ impl FaultyEndpoint {
         self.state.faults.load(Ordering::Relaxed)
     }
 
+    /// How many questions it was asked.
+    pub fn asked(&self) -> usize {
+        self.state.asked.load(Ordering::Relaxed)
+    }
+
+    /// From now on it learns of no more blocks.
+    pub async fn freeze(&self) -> Result<()> {
+        self.state.frozen.store(newest(&self.state).await?, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// From now on it misbehaves, if it is one that waits for this.
     pub fn begin(&self) {
         self.state.begun.store(true, Ordering::Relaxed);
@@ -135,6 +159,11 @@ impl FaultyEndpoint {
     pub fn heal(&self) {
         self.state.healed.store(true, Ordering::Relaxed);
         self.state.go.notify_one();
+    }
+
+    /// From now on it misbehaves again.
+    pub fn relapse(&self) {
+        self.state.healed.store(false, Ordering::Relaxed);
     }
 
     /// Waits until it has done wrong.
@@ -156,6 +185,7 @@ impl Drop for FaultyEndpoint {
 
 async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
     let question = read(&mut client).await?;
+    state.asked.fetch_add(1, Ordering::Relaxed);
     let concerned = match state.fault {
         Fault::WrongChain => question["method"] == "eth_chainId",
         Fault::DenySent | Fault::TakenBackAtSend(_) => question["method"] == "eth_sendRawTransaction",
@@ -178,6 +208,12 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             let begun = state.begun.load(Ordering::Relaxed);
             begun && (question["method"] == "eth_getLogs" || question["method"] == "eth_call" && old)
         }
+        Fault::Hang => state.begun.load(Ordering::Relaxed),
+        Fault::DiesInMidLook => {
+            let newest = question["method"] == "eth_getBlockByNumber" && question["params"][0] == "latest";
+            state.faults.load(Ordering::Relaxed) > 0 || newest && state.begun.load(Ordering::Relaxed)
+        }
+        Fault::Behind => question["method"].as_str().is_some_and(is_of_blocks),
         Fault::Held(name) => question["method"] == name && state.begun.swap(false, Ordering::Relaxed),
         _ => true,
     };
@@ -265,6 +301,15 @@ async fn answer(mut client: TcpStream, state: &State) -> Result<()> {
             }
             answer.to_string()
         }
+        // Others that ask for the newest block meanwhile are lost like the rest.
+        Some(Fault::DiesInMidLook) if state.begun.swap(false, Ordering::Relaxed) => {
+            state.go.notified().await;
+            ask(state, &question).await?
+        }
+        Some(Fault::DiesInMidLook) => return Ok(()),
+        Some(Fault::Behind) => ask_behind(state, question).await?,
+        // Whoever asks has to give up.
+        Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Held(_)) => {
             state.go.notified().await;
             ask(state, &question).await?
@@ -311,6 +356,44 @@ async fn take_back(state: &State, answer: &str, kind: B256) -> Result<()> {
     }
     state.faults.fetch_add(1, Ordering::Relaxed);
     Ok(())
+}
+
+/// Questions that name a block.
+fn is_of_blocks(method: &str) -> bool {
+    ["eth_getBlockByNumber", "eth_getLogs", "eth_call"].contains(&method)
+}
+
+/// What somebody says that knows no block above the frozen one: of such blocks nothing, and of ranges what is below.
+async fn ask_behind(state: &State, mut question: Value) -> Result<String> {
+    let (id, last) = (question["id"].clone(), state.frozen.load(Ordering::Relaxed));
+    let answer = |result: Value| json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string();
+    let shown = json!(format!("{last:#x}"));
+    let above = |block: &Value| number(block).is_ok_and(|block| block > last);
+    let place = match question["method"].as_str() {
+        Some("eth_getLogs") => {
+            if above(&question["params"][0]["fromBlock"]) {
+                return Ok(answer(json!([])));
+            }
+            &mut question["params"][0]["toBlock"]
+        }
+        Some("eth_getBlockByNumber") => {
+            if above(&question["params"][0]) {
+                return Ok(answer(Value::Null));
+            }
+            &mut question["params"][0]
+        }
+        _ => {
+            if above(&question["params"][1]) {
+                let error = json!({ "code": -32001, "message": "header not found" });
+                return Ok(json!({ "jsonrpc": "2.0", "id": id, "error": error }).to_string());
+            }
+            &mut question["params"][1]
+        }
+    };
+    if *place == "latest" && last < u64::MAX || above(place) {
+        *place = shown;
+    }
+    ask(state, &question).await
 }
 
 /// Number of the newest block.

@@ -12,7 +12,7 @@ use alloy::{
 use anyhow::{Context, Result, bail, ensure};
 use candor_relayer::{
     anvil::{Anvil, AnvilOptions},
-    chain::{GasLimits, WatchSettings},
+    chain::{ANSWER_WITHIN, GasLimits, WatchSettings},
     config::ModelSource,
     fetch::FetchSettings,
     models::CatalogModel,
@@ -79,6 +79,24 @@ pub struct Ask {
     pub callback_gas: u32,
 }
 
+/// The key that pays for everything that is not a relayer's business.
+fn owner() -> Result<PrivateKeySigner> {
+    Ok(PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?)
+}
+
+/// A node, with a key that pays.
+fn provider_of(url: &Url, key: &PrivateKeySigner) -> DynProvider {
+    ProviderBuilder::new()
+        .with_simple_nonce_management() // a refused transaction leaves no gap
+        .wallet(EthereumWallet::from(key.clone()))
+        .connect_client(
+            alloy::rpc::client::ClientBuilder::default()
+                .http(url.clone())
+                .with_poll_interval(Duration::from_millis(20)),
+        )
+        .erased()
+}
+
 /// A chain with everything on it.
 #[derive(Debug)]
 pub struct World {
@@ -129,6 +147,26 @@ impl World {
         Ok(Some(Self { postgres: Some(server), ..Self::start().await? }))
     }
 
+    /// The chain as it is now, on a node of its own, where it goes on by itself from here.
+    pub async fn branch(&self) -> Result<Self> {
+        let args = vec!["--fork-url".into(), self.rpc_url().as_str().into()];
+        let chain_id = Some(self.client.chain_id);
+        let anvil = Anvil::start(&AnvilOptions { chain_id, args, ..AnvilOptions::default() }).await?;
+        let client = Client::connect(provider_of(&anvil.url(), &owner()?), self.deployment.oracle).await?;
+        Ok(Self {
+            anvil,
+            client,
+            owner: self.owner,
+            deployment: self.deployment,
+            models: self.models.clone(),
+            accounts: self.accounts.clone(),
+            minted: self.minted,
+            staked: self.staked,
+            next_key: self.next_key,
+            postgres: self.postgres.clone(),
+        })
+    }
+
     /// Where a relayer in `folder` keeps its database: the same place each time.
     pub fn store(&self, folder: &Path) -> StoreLocation {
         let Some(server) = &self.postgres else { return folder.join("candor.db").into() };
@@ -148,16 +186,8 @@ impl World {
             .with_test_writer()
             .try_init();
         let anvil = Anvil::start(&AnvilOptions { chain_id: Some(chain_id), ..AnvilOptions::default() }).await?;
-        let owner = PrivateKeySigner::from_bytes(&B256::with_last_byte(0x77))?;
-        let provider = ProviderBuilder::new()
-            .with_simple_nonce_management() // a refused transaction leaves no gap
-            .wallet(EthereumWallet::from(owner.clone()))
-            .connect_client(
-                alloy::rpc::client::ClientBuilder::default()
-                    .http(anvil.url())
-                    .with_poll_interval(Duration::from_millis(20)),
-            )
-            .erased();
+        let owner = owner()?;
+        let provider = provider_of(&anvil.url(), &owner);
         provider.anvil_set_balance(owner.address(), ether(100_000)).await?;
         let disputes = match terms {
             Some(terms) => Some(Disputes { verifier: deploy_verifier(&provider).await?, terms }),
@@ -217,16 +247,7 @@ impl World {
 
     /// A client that pays with a key.
     pub async fn client_of(&self, key: &PrivateKeySigner) -> Result<TestClient> {
-        let provider = ProviderBuilder::new()
-            .with_simple_nonce_management() // a refused transaction leaves no gap
-            .wallet(EthereumWallet::from(key.clone()))
-            .connect_client(
-                alloy::rpc::client::ClientBuilder::default()
-                    .http(self.rpc_url())
-                    .with_poll_interval(Duration::from_millis(20)),
-            )
-            .erased();
-        Ok(Client::connect(provider, self.deployment.oracle).await?)
+        Ok(Client::connect(provider_of(&self.rpc_url(), key), self.deployment.oracle).await?)
     }
 
     /// The same with as much ether as the stake takes.
@@ -276,6 +297,7 @@ impl World {
             watch: WatchSettings {
                 confirmations: 0,
                 poll_interval: Duration::from_millis(50),
+                answer_within: ANSWER_WITHIN,
                 max_block_range: 1000,
                 overlap: 2,
             },

@@ -1,18 +1,22 @@
 //! The chain changes its mind, or stands still: reorganisations, stuck transactions, transactions that arrived although the endpoint said no.
 
 use alloy::{
-    primitives::U256,
+    primitives::{Address, U256},
     providers::{Provider, ext::AnvilApi},
     sol_types::SolEvent,
 };
 use anyhow::{Context, Result, ensure};
-use candor_relayer::{chain::Rpc, pipeline::Handle, store::Step};
+use candor_relayer::{
+    chain::{ANSWER_WITHIN, Rpc},
+    pipeline::Handle,
+    store::Step,
+};
 use candor_sdk::{
     bindings::{IInferenceOracle, RequestStatus},
     ids::RequestId,
 };
 use candor_tests::{
-    Fault, FaultyEndpoint, Scene, World,
+    Fault, FaultyEndpoint, Proxy, Scene, World,
     scene::in_flight,
     world::{PRICE, WINDOW, applicant, ether, image},
 };
@@ -100,7 +104,45 @@ async fn a_transaction_that_is_taken_back_while_the_next_is_sent_leaves_no_gap()
     world.ask("digits", &image()).await?;
     endpoint.happened().await?;
     assert_eq!(world.client.request_count().await?, 1, "the second request never was");
+    world.wait_for(id, RequestStatus::Fulfilled).await?;
+    assert!(world.failed_transactions(scene.operator.address()).await?.is_empty(), "nor is anything sent for it");
     settles(&scene, relayer, id).await
+}
+
+/// A deep gap of nonces: four results have been sent, each in a block of its own, when the chain takes back everything after the first request. What is sent
+/// again does something; what was for requests that never were does not revert, it is replaced by nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_gap_of_nonces_nothing_is_sent_for_requests_that_are_gone() -> Result<()> {
+    let fault = Fault::TakenBackAtSend(IInferenceOracle::Fulfilled::SIGNATURE_HASH);
+    let (scene, endpoint, relayer) = faulty(fault, 4).await?;
+    let (world, operator) = (&scene.world, scene.operator.address());
+    let first = world.client.provider().get_transaction_count(operator).await?;
+    let id = world.ask("credit", &applicant()).await?;
+    noted(&relayer, id, Step::Posted).await?;
+    let old = world.client.fulfilled(id, 0).await?.context("no result")?.1;
+    for _ in 0..2 {
+        let next = world.ask("digits", &image()).await?;
+        noted(&relayer, next, Step::Posted).await?;
+    }
+    world.ask("digits", &image()).await?;
+    endpoint.happened().await?;
+    assert_eq!(world.client.request_count().await?, 1, "the other requests never were");
+    world.wait_for(id, RequestStatus::Fulfilled).await?;
+    assert_eq!(world.client.fulfilled(id, 0).await?.context("no result")?.1, old, "it was of use, and was sent again");
+    // The numbers of those that never were are given again, to others.
+    let again = world.ask("credit", &applicant()).await?;
+    assert_eq!(again, RequestId(2));
+    world.wait_for(again, RequestStatus::Fulfilled).await?;
+    world.pass(WINDOW).await?;
+    for id in [id, again] {
+        world.wait_for(id, RequestStatus::Finalized).await?;
+        assert_eq!(world.count::<IInferenceOracle::Fulfilled>(id).await?, 1);
+    }
+    assert!(world.failed_transactions(operator).await?.is_empty(), "nothing was sent in vain");
+    assert_eq!(world.client.credit(operator).await?, U256::from(2 * PRICE));
+    let sent = world.client.provider().get_transaction_count(operator).await? - first;
+    assert!((6..=7).contains(&sent), "two results, three times nothing, one or two settlements: {sent}");
+    Ok(relayer.stop().await?)
 }
 
 /// Until the relayer has noted that a request stands there.
@@ -234,16 +276,110 @@ async fn a_transaction_that_was_taken_back_and_comes_again_is_known() -> Result<
     Ok(relayer.stop().await?)
 }
 
+/// A scene whose relayer reads from one endpoint until that dies between two questions of a look, and then from another one.
+struct MidLook {
+    scene: Scene,
+    first: FaultyEndpoint,
+    relayer: Handle,
+}
+
+impl MidLook {
+    /// With this reserve, as far as the first endpoint's death.
+    async fn new(scene: Scene, reserve: &FaultyEndpoint) -> Result<Self> {
+        let first = FaultyEndpoint::start(&scene.world.rpc_url(), Fault::DiesInMidLook, 1).await?;
+        let mut settings = scene.settings();
+        settings.rpc_urls = vec![first.url.clone(), reserve.url.clone()];
+        // The poster asks in every round what there is to pay out, and changes the endpoint when it hears nothing.
+        let operator = settings.operator.as_mut().context("there is one")?;
+        operator.payout = Some((PAYEE, ether(1_000)));
+        let relayer = scene.start(settings).await?;
+        read_up(&scene.world, &relayer).await?;
+        Ok(Self { scene, first, relayer })
+    }
+
+    /// The watcher waits for the first endpoint's newest block, and the others have left that.
+    async fn dies(&self, reserve: &FaultyEndpoint) -> Result<()> {
+        self.first.begin();
+        self.first.happened().await?;
+        answers(reserve, 1).await
+    }
+}
+
+/// Until an endpoint has been asked so many more questions.
+async fn answers(endpoint: &FaultyEndpoint, questions: usize) -> Result<()> {
+    let (asked, deadline) = (endpoint.asked(), Instant::now() + Duration::from_secs(60));
+    while endpoint.asked() < asked + questions {
+        ensure!(Instant::now() < deadline, "nobody asks it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// Nobody pays anything out here.
+const PAYEE: Address = Address::repeat_byte(0xea);
+
+/// The newest block is of an endpoint that is gone when its events are asked for, and the one in reserve does not know that block yet. What it does not show
+/// is read later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_dies_in_mid_look_while_the_other_is_behind() -> Result<()> {
+    let scene = Scene::new().await?;
+    let reserve = FaultyEndpoint::start(&scene.world.rpc_url(), Fault::Behind, 1).await?;
+    let look = MidLook::new(scene, &reserve).await?;
+    reserve.freeze().await?;
+    look.dies(&reserve).await?;
+    let world = &look.scene.world;
+    let id = world.ask("credit", &applicant()).await?;
+    // More blocks than are read again each time.
+    world.client.provider().anvil_mine(Some(10), None).await?;
+    look.first.heal();
+    // Among so many questions are those of more than one look.
+    answers(&reserve, 20).await?;
+    assert_eq!(look.relayer.store.request(id).await?, None, "the reserve does not know of it");
+    reserve.heal();
+    world.wait_for(id, RequestStatus::Fulfilled).await?;
+    assert_eq!(world.count::<IInferenceOracle::Fulfilled>(id).await?, 1);
+    settles(&look.scene, look.relayer, id).await
+}
+
+/// The same where the one in reserve is on another branch, with another request under the same number, and is gone in its turn. What was read of it must not
+/// count for the branch that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_dies_in_mid_look_while_the_other_is_on_another_branch() -> Result<()> {
+    let scene = Scene::new().await?;
+    let branch = scene.world.branch().await?;
+    let proxy = Proxy::start(&branch.rpc_url()).await?;
+    let reserve = FaultyEndpoint::start(&proxy.url, Fault::Behind, 1).await?;
+    let look = MidLook::new(scene, &reserve).await?;
+    look.dies(&reserve).await?;
+    let world = &look.scene.world;
+    let id = world.ask("credit", &applicant()).await?;
+    assert_eq!(branch.ask("digits", &image()).await?, id, "the same number, another request");
+    look.first.heal();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while look.relayer.store.request(id).await?.is_none() {
+        ensure!(Instant::now() < deadline, "nothing is read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    proxy.cut();
+    world.wait_for(id, RequestStatus::Fulfilled).await?;
+    assert_eq!(world.count::<IInferenceOracle::Fulfilled>(id).await?, 1);
+    let row = look.relayer.store.request(id).await?.context("it is there")?;
+    assert_eq!(row.request.model, world.models["credit"].id(), "of the branch that stays");
+    settles(&look.scene, look.relayer, id).await
+}
+
 /// Whoever looks at the chain notices that another task has changed the endpoint meanwhile, even if it was changed back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_comes_back_is_not_taken_for_having_stayed() -> Result<()> {
     let world = World::start().await?;
-    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle).await?;
+    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await?;
     let alone = rpc.current();
     rpc.fail_over(alone).await;
     assert_eq!(rpc.current(), alone, "there is no other");
     let second = FaultyEndpoint::start(&world.rpc_url(), Fault::EmptyLogs, 1).await?;
-    let rpc = Rpc::connect(&[world.rpc_url(), second.url.clone()], world.client.chain_id, world.client.oracle).await?;
+    let rpc =
+        Rpc::connect(&[world.rpc_url(), second.url.clone()], world.client.chain_id, world.client.oracle, ANSWER_WITHIN)
+            .await?;
     let first = rpc.current();
     rpc.fail_over(first).await;
     let other = rpc.current();

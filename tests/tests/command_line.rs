@@ -13,7 +13,7 @@ use candor_sdk::{
     request::Request,
 };
 use candor_tests::{
-    World,
+    Fault, FaultyEndpoint, World,
     process::candor_binary,
     world::{PRICE, WINDOW, applicant, ether},
 };
@@ -194,6 +194,29 @@ async fn from_the_first_stake_to_the_last_withdrawal() -> Result<()> {
     has(&person.does(&["operator", "withdraw"]).await?, &["send 2 ether of stake to"]);
     assert_eq!(world.client.stake(key.address()).await?.0, U256::ZERO);
     has(&person.fails(1, &["operator", "withdraw"]).await?, &["there is no stake"]);
+    Ok(())
+}
+
+/// The node hangs, and whoever looks is told so after `chain.answer_within`, and before that what the database knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_node_what_is_known_is_said() -> Result<()> {
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(2)).await?;
+    let person = Person::new(&world, &operator.key, "")?;
+    let mut relayer = person.relayer()?;
+    let id = world.ask("credit", &applicant()).await?;
+    world.wait_for(id, RequestStatus::Fulfilled).await.with_context(|| person.log())?;
+    stop(&mut relayer).await.with_context(|| person.log())?;
+    let endpoint = FaultyEndpoint::start(&world.rpc_url(), Fault::Hang, 1).await?;
+    endpoint.begin();
+    let hangs = ["--rpc-url", endpoint.url.as_str(), "--set", "chain.answer_within=300ms"];
+    let why = format!("127.0.0.1:{}: ", endpoint.url.port().context("a port")?);
+    let text = person.fails(1, &[&["status"][..], &hangs].concat()).await?;
+    has(&text, &["database", "none is running: `candor run`", "1 ", "\nerror: ", &why]);
+    let text = person.fails(1, &[&["why", "1"][..], &hangs].concat()).await?;
+    has(&text, &["request #1: ", "no relayer is running", "that can't be asked", "\nerror: ", &why]);
+    let text = person.fails(1, &[&["why", "2"][..], &hangs].concat()).await?;
+    has(&text, &["error: ", &why]);
     Ok(())
 }
 

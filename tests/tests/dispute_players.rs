@@ -11,7 +11,7 @@ use alloy::{
 };
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
-    chain::Rpc,
+    chain::{ANSWER_WITHIN, Rpc},
     dispute::{
         book::Book,
         liar::{self, Liar},
@@ -690,6 +690,39 @@ async fn games_through_endpoints_that_misbehave() -> Result<()> {
     court.close_books(ids.len()).await
 }
 
+/// The newest block is of one endpoint, and its events are asked of another one, which does not know that block yet. They are no events of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_book_that_is_read_from_two_endpoints_has_no_hole() -> Result<()> {
+    let mut court = Court::new().await?;
+    let credit = court.world.models["credit"].id();
+    let operator = court.world.operator_for(ether(2), &[credit]).await?;
+    let (world, target) = (&court.world, court.world.rpc_url());
+    let dying = FaultyEndpoint::start(&target, Fault::DiesInMidLook, 1).await?;
+    let behind = FaultyEndpoint::start(&target, Fault::Behind, 1).await?;
+    let urls = [dying.url.clone(), behind.url.clone()];
+    let rpc = Rpc::connect(&urls, world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await?;
+    let mut settings = world.settings(&court.folder("reader")?, Some(&operator)).watch;
+    (settings.overlap, settings.poll_interval) = (0, Duration::from_secs(3600));
+    let mut book = Book::new(world.deployment.game, settings, 0);
+    while !book.look(&rpc).await?.1 {}
+    behind.freeze().await?;
+    dying.begin();
+    let meanwhile = async {
+        dying.happened().await?;
+        rpc.fail_over(rpc.current()).await;
+        world.ask("credit", &applicant()).await?;
+        dying.heal();
+        anyhow::Ok(())
+    };
+    let (looked, meanwhile) = tokio::join!(book.look(&rpc), meanwhile);
+    meanwhile?;
+    ensure!(!looked?.1, "two endpoints were asked, and taken for one");
+    behind.heal();
+    while !book.look(&rpc).await?.1 {}
+    ensure!(book.is_complete(&rpc).await?, "the request is missing");
+    Ok(())
+}
+
 /// An event that was hidden is missed although a newer one was shown after it, with or without the state of before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_hidden_behind_a_newer_one_is_missed() -> Result<()> {
@@ -700,7 +733,9 @@ async fn a_request_hidden_behind_a_newer_one_is_missed() -> Result<()> {
     let target = world.rpc_url();
     let hiding = FaultyEndpoint::start(&target, Fault::EmptyLogs, 1).await?;
     let forgetful = FaultyEndpoint::start(&target, Fault::NoHistory, 1).await?;
-    let rpc = async |url: &_| Rpc::connect(std::slice::from_ref(url), world.client.chain_id, world.client.oracle).await;
+    let rpc = async |url: &_| {
+        Rpc::connect(std::slice::from_ref(url), world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await
+    };
     let (honest, hiding, no_history) = (rpc(&target).await?, rpc(&hiding.url).await?, rpc(&forgetful.url).await?);
     let mut settings = world.settings(&court.folder("reader")?, Some(&operator)).watch;
     // Nothing is read or compared but what is said here.

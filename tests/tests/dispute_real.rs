@@ -10,7 +10,7 @@
 use alloy::{primitives::Address, providers::Provider, sol_types::SolCall};
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
-    chain::Rpc,
+    chain::{ANSWER_WITHIN, Rpc},
     config::ModelSource,
     dispute::{
         DisputeProgress, Player,
@@ -234,7 +234,7 @@ async fn one_flipped_bit_of_a_real_model_is_convicted() -> Result<()> {
     ensure!(before - stake().await? == world.client.terms().await?.stake_per_result, "another amount was slashed");
 
     // What `candor dispute show` shows.
-    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle).await?;
+    let rpc = Rpc::connect(&[world.rpc_url()], world.client.chain_id, world.client.oracle, ANSWER_WITHIN).await?;
     let mut book = Book::new(world.deployment.game, world.settings(folder.path(), None).watch, 0);
     while !book.look(&rpc).await?.1 {}
     let case = book.docket().cases().next().context("no dispute")?;

@@ -3,11 +3,12 @@
 //! The browser is Chromium, headless: Debian's package `chromium`, or whatever `CANDOR_CHROMIUM` names. Without it the tests of the page are skipped,
 //! loudly; continuous integration must have it. `CANDOR_SCREENSHOTS=FOLDER` keeps the pictures.
 
+use alloy::providers::{Provider, ext::AnvilApi};
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{ops::metrics, pipeline};
 use candor_sdk::bindings::RequestStatus;
 use candor_tests::{
-    Proxy, World,
+    Fault, FaultyEndpoint, Proxy, Scene, World,
     world::{WINDOW, applicant, ether, image},
 };
 use reqwest::StatusCode;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, String)> {
     let answer = reqwest::get(format!("http://{address}/{path}")).await?;
@@ -105,6 +107,63 @@ async fn machines_are_told_how_it_is() -> Result<()> {
     drop(tokio::time::timeout(Duration::from_secs(60), troubled).await.context("nobody is told")??);
     proxy.mend();
     Ok(relayer.stop().await?)
+}
+
+/// It takes every question and answers none: at start, and when all has gone well for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_hangs_is_told_and_so_is_its_recovery() -> Result<()> {
+    let scene = Scene::new().await?;
+    let endpoint = FaultyEndpoint::start(&scene.world.rpc_url(), Fault::Hang, 1).await?;
+    let mut settings = scene.settings();
+    settings.rpc_urls = vec![endpoint.url.clone()];
+    // Enough for a busy machine; the bound itself has a test of its own.
+    settings.watch.answer_within = Duration::from_secs(1);
+    // A port that is free now: the relayer listens before it has anything to tell.
+    let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    settings.http = Some(address);
+
+    endpoint.begin();
+    let stop = CancellationToken::new();
+    let starting = tokio::spawn(pipeline::spawn(settings, tokio::sync::broadcast::channel(64).0, stop.clone()));
+    endpoint.happened().await?;
+    let text = said(address, "readyz", "after the start: ").await?;
+    assert!(text.starts_with("chain 31337 has not been seen yet, "), "{text}");
+    assert!(text.contains(&endpoint.url.port().context("a port")?.to_string()), "which node: {text}");
+    assert_eq!(get(address, "healthz").await?, (StatusCode::OK, "ok\n".into()), "another start would not help");
+    assert!(get(address, "metrics").await?.1.contains("candor_chain_read_timestamp_seconds{chain=\"31337\"} "));
+    endpoint.heal();
+    let relayer = starting.await??;
+    assert_eq!(eventually(address, "readyz", StatusCode::OK).await?, "ok\n");
+
+    scene.world.client.provider().anvil_mine(Some(3), None).await?;
+    let newest = scene.world.client.provider().get_block_number().await?;
+    let mut reports = relayer.reports.clone();
+    let told = reports.wait_for(|report| report.chain.head == newest);
+    drop(tokio::time::timeout(Duration::from_secs(60), told).await.context("no report")??);
+    endpoint.relapse();
+    let text = said(address, "readyz", "chain 31337 has not been read for ").await?;
+    assert!(text.contains(&format!("; the newest block was {newest}")), "{text}");
+    assert_eq!(get(address, "healthz").await?.0, StatusCode::OK);
+    let mut reports = relayer.reports.clone();
+    let lost = |trouble: &String| trouble.starts_with("chain 31337 has not been read for ");
+    let told = reports.wait_for(|report| report.troubles.iter().any(lost));
+    drop(tokio::time::timeout(Duration::from_secs(60), told).await.context("the page does not say so")??);
+    endpoint.heal();
+    assert_eq!(eventually(address, "readyz", StatusCode::OK).await?, "ok\n");
+    Ok(relayer.stop().await?)
+}
+
+/// Until this path answers 503 with these words.
+async fn said(address: SocketAddr, path: &str, words: &str) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (status, text) = get(address, path).await.unwrap_or_default();
+        if status == StatusCode::SERVICE_UNAVAILABLE && text.contains(words) {
+            return Ok(text);
+        }
+        ensure!(Instant::now() < deadline, "/{path} says {status} after a minute: {text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn chromium() -> Option<PathBuf> {

@@ -5,7 +5,7 @@ mod rpc;
 mod sender;
 mod watcher;
 
-pub use rpc::{ConnectError, Head, Rpc, RpcClient};
+pub use rpc::{ANSWER_WITHIN, ConnectError, Head, Rpc, RpcClient};
 pub(crate) use sender::TIP;
 pub use sender::{GasLimits, SendError, Sender, Sent};
 pub(crate) use watcher::range;

@@ -31,8 +31,8 @@ use tracing::warn;
 /// The client that the relayer uses: no fillers, no wallet. Nonces, fees and signatures are the sender's business.
 pub type RpcClient = Client<RootProvider<Ethereum>>;
 
-/// Longest time to wait for an answer before the endpoint counts as down.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Time that an endpoint has for one answer where nothing else is configured; after that it counts as down.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often a question is asked again before its failure counts, and after how many milliseconds unless the endpoint says (`Retry-After`).
 const RETRIES: u32 = 3;
@@ -60,6 +60,7 @@ pub struct Rpc {
     endpoints: Vec<Endpoint>,
     chain_id: u64,
     oracle: Address,
+    answer_within: Duration,
     /// Goes up with each change of the endpoint, so that none looks like no change; the endpoint is the remainder.
     turn: AtomicUsize,
 }
@@ -111,12 +112,17 @@ impl ConnectError {
 impl Rpc {
     /// Connects to the endpoints, in order of preference. One that can't be reached now is kept for later as long as another can; one that answers
     /// for another chain, or has no contracts where they should be, is refused.
-    pub async fn connect(urls: &[Url], chain_id: u64, oracle: Address) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        urls: &[Url],
+        chain_id: u64,
+        oracle: Address,
+        answer_within: Duration,
+    ) -> Result<Self, ConnectError> {
         let mut endpoints = Vec::new();
         let mut unreachable = None;
         for url in urls {
             let endpoint = Endpoint { name: without_credentials(url), url: url.clone(), client: OnceLock::new() };
-            match endpoint.connect(chain_id, oracle).await {
+            match endpoint.connect(chain_id, oracle, answer_within).await {
                 Ok(()) => {}
                 Err(error) if error.is_retryable() => {
                     warn!(%error, "endpoint left out for now");
@@ -127,7 +133,7 @@ impl Rpc {
             endpoints.push(endpoint);
         }
         match (endpoints.iter().position(|endpoint| endpoint.client.get().is_some()), unreachable) {
-            (Some(first), _) => Ok(Self { endpoints, chain_id, oracle, turn: AtomicUsize::new(first) }),
+            (Some(first), _) => Ok(Self { endpoints, chain_id, oracle, answer_within, turn: AtomicUsize::new(first) }),
             (None, Some(error)) => Err(error),
             (None, None) => Err(ConnectError::None),
         }
@@ -160,7 +166,7 @@ impl Rpc {
             if self.current() != failed {
                 return;
             }
-            if let Err(error) = endpoint.connect(self.chain_id, self.oracle).await {
+            if let Err(error) = endpoint.connect(self.chain_id, self.oracle, self.answer_within).await {
                 warn!(%error, "can't use this endpoint either");
                 continue;
             }
@@ -230,13 +236,13 @@ impl Rpc {
 
 impl Endpoint {
     /// Checks what the endpoint is, once.
-    async fn connect(&self, chain_id: u64, oracle: Address) -> Result<(), ConnectError> {
+    async fn connect(&self, chain_id: u64, oracle: Address, answer_within: Duration) -> Result<(), ConnectError> {
         if self.client.get().is_some() {
             return Ok(());
         }
         let named = |error| ConnectError::Client { endpoint: self.name.clone(), error };
         // Before the contracts, so that an endpoint of another chain is called that.
-        let provider = provider(&self.url).map_err(named)?;
+        let provider = provider(&self.url, answer_within).map_err(named)?;
         let actual = provider.get_chain_id().await.map_err(|error| named(error.into()))?;
         if actual != chain_id {
             return Err(ConnectError::WrongChain { endpoint: self.name.clone(), expected: chain_id, actual });
@@ -248,9 +254,9 @@ impl Endpoint {
     }
 }
 
-fn provider(url: &Url) -> Result<RootProvider<Ethereum>, ClientError> {
+fn provider(url: &Url, answer_within: Duration) -> Result<RootProvider<Ethereum>, ClientError> {
     let http = reqwest::Client::builder()
-        .timeout(ANSWER_WITHIN)
+        .timeout(answer_within)
         .build()
         .map_err(|error| ClientError::Rpc(RpcFailure::new(&format!("the HTTP client can't be built: {error}"))))?;
     let transport = Http::with_client(http, url.clone());

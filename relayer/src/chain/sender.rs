@@ -189,6 +189,9 @@ const PATIENCE: u32 = 6;
 /// Longest time between two looks at a transaction while no endpoint answers.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// Gas to read a word of a contract's state that was not read before (EIP-2929): whatever is called here does that before it refuses.
+const COLD_READ: u64 = 2_100;
+
 /// What one transaction may use at most (EIP-7825). A node refuses more, and a transaction that is always refused would hold up all others.
 const MAX_GAS: u64 = 1 << 24;
 
@@ -374,6 +377,8 @@ impl Sender {
         let mut since = Instant::now();
         let mut resend = Instant::now();
         let mut used_since = None;
+        // In a gap of nonces, the one that was filled last.
+        let mut filled = None;
         let mut complaints = Complaints::default();
         let mut wait = self.poll_interval;
         loop {
@@ -410,12 +415,10 @@ impl Sender {
                     {
                         since = Instant::now();
                         self.replace(rpc, next).await?;
-                    } else if resend.elapsed() > self.poll_interval * 5 {
+                    } else if resend.elapsed() > self.poll_interval * 5 || filled.is_some_and(|filled| used > filled) {
                         resend = Instant::now();
-                        self.reopen(used, nonce).await?;
-                        for sent in before.into_iter().chain(all.last()) {
-                            self.broadcast(rpc.client(), sent).await;
-                        }
+                        filled = (used < nonce).then_some(used);
+                        self.send_again(rpc, used, nonce).await?;
                     }
                 }
                 Err(error) if error.is_of_the_endpoint() => {
@@ -451,6 +454,24 @@ impl Sender {
         Ok(if used > nonce { Outcome::NonceUsed } else { Outcome::Open { used } })
     }
 
+    /// Sends again what the chain waits for, that has used the nonces below `used`: this nonce's transaction, or the first of a gap before it. It may have been
+    /// made for a chain that is gone, as everything in a gap was. So it is looked at on the chain as it is when its turn comes, and where nothing is left to do
+    /// for it, nothing is what is sent.
+    async fn send_again(&self, rpc: &Rpc, used: u64, nonce: u64) -> Result<(), SendError> {
+        self.reopen(used, nonce).await?;
+        let open = self.store.unresolved().await?;
+        let dearest = |nonce: u64| open.iter().rfind(|sent| sent.nonce == nonce);
+        // What comes after the gap nodes have already, and mine as soon as there is none: it is looked at before that, though what it builds on may be in the
+        // gap. Then nothing is sent where something would have done, and what it carried is free for another.
+        let next = dearest(used + 1).filter(|next| next.nonce >= nonce);
+        for sent in next.into_iter().chain(dearest(used)) {
+            if !self.cancel(rpc, sent).await? {
+                self.broadcast(rpc.client(), sent).await;
+            }
+        }
+        Ok(())
+    }
+
     /// A reorganisation may have taken back what had used the nonces before this one. No transaction of a later nonce is mined before they are used again.
     async fn reopen(&self, used: u64, nonce: u64) -> Result<(), StoreError> {
         let reopened = if used < nonce { self.store.reopened(used, nonce).await? } else { 0 };
@@ -470,11 +491,8 @@ impl Sender {
     /// Replaces a transaction by a dearer one, stored before it is sent: by so many percent, or as much as the next block may ask for. At the limit it stays as
     /// it is. Where there is nothing left for it to do, by one that does nothing and costs less.
     async fn replace(&self, rpc: &Rpc, last: &SentTransaction) -> Result<(), SendError> {
-        let more =
-            |fee: u128| fee.saturating_add(fee.saturating_mul(self.limits.bump_percent.into()) / 100).saturating_add(1);
         let limit = self.limits.max_fee_per_gas;
-        let least = more(last.max_fee);
-        if least > limit {
+        if self.more(last.max_fee) > limit {
             match self.due.left() {
                 Some(left) => {
                     error!(tx = %last.hash, ?left, "a dispute waits for this transaction, it is still not mined, and at the fee limit: raise it ([gas] max_fee_per_gas)")
@@ -483,34 +501,63 @@ impl Sender {
             }
             return Ok(());
         }
-        let old = <TxEnvelope as alloy::eips::eip2718::Decodable2718>::decode_2718_exact(&last.raw)
-            .ok()
-            .and_then(|envelope| envelope.as_eip1559().map(|signed| signed.tx().clone()))
-            .ok_or_else(|| StoreError::Damaged(format!("transaction {}", last.hash)))?;
-        let tip = more(old.max_priority_fee_per_gas);
-        let base_fee = rpc.head().await.map_or(0, |head| head.base_fee);
-        // No block takes it while they ask for more than the limit.
-        let asked = if base_fee < limit { base_fee.saturating_mul(2).saturating_add(tip) } else { 0 };
-        let fee = least.max(asked).min(limit);
-        let tip = tip.min(fee);
-        let dearer = TxEip1559 { max_fee_per_gas: fee, max_priority_fee_per_gas: tip, ..old.clone() };
-        let nothing = self.instead(rpc, last, &old, &dearer).await;
-        let (purpose, what) = match nothing {
-            Some(_) => (Purpose::Cancel, "cancel"),
-            None => (last.purpose, "bump"),
-        };
-        let sent = self.sign(purpose, nothing.unwrap_or(dearer)).await?;
+        if self.cancel(rpc, last).await? {
+            return Ok(());
+        }
+        let (_, dearer, _) = self.dearer(rpc, last).await?;
+        let sent = self.sign(last.purpose, dearer).await?;
+        self.put_in_place(rpc, last, sent, "bump").await
+    }
+
+    /// Replaces a transaction by one that does nothing, if nothing is left for it to do. True if it has.
+    async fn cancel(&self, rpc: &Rpc, last: &SentTransaction) -> Result<bool, SendError> {
+        if last.purpose == Purpose::Cancel {
+            return Ok(false);
+        }
+        let (old, dearer, base_fee) = self.dearer(rpc, last).await?;
+        let Some(nothing) = self.instead(rpc, last, &old, &dearer, base_fee).await else { return Ok(false) };
+        let sent = self.sign(Purpose::Cancel, nothing).await?;
+        warn!(old = %last.hash, new = %sent.hash, nonce = sent.nonce, max_fee = sent.max_fee, "nothing is left for it to do: replaced by a transaction that does nothing");
+        self.put_in_place(rpc, last, sent, "cancel").await?;
+        Ok(true)
+    }
+
+    async fn put_in_place(
+        &self,
+        rpc: &Rpc,
+        last: &SentTransaction,
+        sent: SentTransaction,
+        what: &str,
+    ) -> Result<(), SendError> {
         self.store.sending(&sent, &[]).await?;
         crash::point(&format!("{what}-stored"));
         metrics::counter!(TRANSACTIONS_REPLACED).increment(1);
-        if purpose == Purpose::Cancel && last.purpose != Purpose::Cancel {
-            warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time, and nothing is left for it to do: replaced by a transaction that does nothing");
-        } else {
-            warn!(old = %last.hash, new = %sent.hash, max_fee = fee, "not mined in time; replaced by a dearer transaction");
+        if sent.purpose == last.purpose {
+            warn!(old = %last.hash, new = %sent.hash, max_fee = sent.max_fee, "not mined in time; replaced by a dearer transaction");
         }
         self.broadcast(rpc.client(), &sent).await;
         crash::point(&format!("{what}-sent"));
         Ok(())
+    }
+
+    /// What a node takes in place of what costs so much.
+    fn more(&self, fee: u128) -> u128 {
+        fee.saturating_add(fee.saturating_mul(self.limits.bump_percent.into()) / 100).saturating_add(1)
+    }
+
+    /// A transaction that was sent, the same with a higher fee, up to the limit, and what the next block burns; nothing where no endpoint says it.
+    async fn dearer(&self, rpc: &Rpc, last: &SentTransaction) -> Result<(TxEip1559, TxEip1559, u128), SendError> {
+        let old = <TxEnvelope as alloy::eips::eip2718::Decodable2718>::decode_2718_exact(&last.raw)
+            .ok()
+            .and_then(|envelope| envelope.as_eip1559().map(|signed| signed.tx().clone()))
+            .ok_or_else(|| StoreError::Damaged(format!("transaction {}", last.hash)))?;
+        let (limit, tip) = (self.limits.max_fee_per_gas, self.more(old.max_priority_fee_per_gas));
+        let base_fee = rpc.head().await.map_or(0, |head| head.base_fee);
+        // No block takes it while they ask for more than the limit.
+        let asked = if base_fee < limit { base_fee.saturating_mul(2).saturating_add(tip) } else { 0 };
+        let fee = self.more(last.max_fee).max(asked).min(limit);
+        let dearer = TxEip1559 { max_fee_per_gas: fee, max_priority_fee_per_gas: tip.min(fee), ..old.clone() };
+        Ok((old, dearer, base_fee))
     }
 
     /// A transaction that does nothing, if there is nothing left to do for the `old` one and it would cost more, reverting or not.
@@ -520,14 +567,16 @@ impl Sender {
         last: &SentTransaction,
         old: &TxEip1559,
         dearer: &TxEip1559,
+        base_fee: u128,
     ) -> Option<TxEip1559> {
-        if last.purpose == Purpose::Cancel || !self.is_pointless(rpc, last, old).await {
+        if !self.is_pointless(rpc, last, old).await {
             return None;
         }
         let nothing = TransactionRequest::default().from(self.address()).to(self.address());
         let gas = rpc.client().provider().estimate_gas(nothing).await.ok()?;
-        let cost = |gas: u64, fee: u128| U256::from(gas) * U256::from(fee);
-        (cost(gas, dearer.max_fee_per_gas) < cost(at_least(&old.input), old.max_fee_per_gas)).then(|| TxEip1559 {
+        let price = |tx: &TxEip1559| base_fee.saturating_add(tx.max_priority_fee_per_gas).min(tx.max_fee_per_gas);
+        let cost = |gas: u64, tx: &TxEip1559| U256::from(gas) * U256::from(price(tx));
+        (cost(gas, dearer) < cost(at_least(&old.input) + COLD_READ, old)).then(|| TxEip1559 {
             to: TxKind::Call(self.address()),
             value: U256::ZERO,
             input: Bytes::new(),

@@ -29,6 +29,8 @@ pub struct WatchSettings {
     pub confirmations: u64,
     /// Time between two looks at the chain.
     pub poll_interval: Duration,
+    /// Time that an endpoint has for one answer; after that it counts as down.
+    pub answer_within: Duration,
     /// Blocks asked for at once, at most.
     pub max_block_range: u64,
     /// Blocks read again each time, for endpoints whose newest blocks show their logs late.

@@ -112,7 +112,7 @@ pub(super) async fn request(context: &Context, args: &RequestArgs) -> anyhow::Re
         return Ok(Outcome::Done);
     }
     context.log_quietly()?;
-    let config = context.config(Needs::Chain)?;
+    let config = context.config_to_pay(Needs::Chain)?;
     // Everything that can be found wrong here is, before a key is opened or a node is asked.
     let local = local_model(context, &config, &args.model)?;
     let question = match &args.input.input_uri {

@@ -1,7 +1,7 @@
 //! What the commands have in common: the configuration, keys, a connection, and a way to say things.
 use super::Global;
 use crate::{
-    config::{Config, ConfigError, KeySource, ModelSource, Needs, RpcUrl, Sources, nearest},
+    config::{Config, ConfigError, KeySource, ModelSource, Needs, Origin, Problem, RpcUrl, Sources, nearest},
     demo::narrator::{Narrator, Style},
     keys::{self, KeyError, KeyKind, SigningKey, Surroundings},
     models::CatalogModel,
@@ -27,9 +27,6 @@ use std::{
 /// A client over whichever node answered first.
 pub(crate) type AnyClient = Client<DynProvider>;
 
-/// How long a node may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
 /// Everything that goes with a command.
 pub(crate) struct Context {
     pub(crate) global: Global,
@@ -52,6 +49,22 @@ impl Context {
     /// The configuration, with what the command needs in it.
     pub(crate) fn config(&self, needs: Needs) -> Result<Config, ConfigError> {
         self.sources.load(needs)
+    }
+
+    /// The same for a command that pays: a key that is not named is one more thing that is missing, and is said with the others.
+    pub(crate) fn config_to_pay(&self, needs: Needs) -> Result<Config, ConfigError> {
+        self.config(needs).map_err(|mut error| {
+            // As far as it can be read; what can't is among the errors already.
+            let source =
+                self.config(Needs::Nothing).ok().map(|config| config.operator.map(|operator| operator.account));
+            if let Some(source) = source
+                && let Err(missing) = keys::is_named(keys::ACCOUNT, source.as_ref(), &Surroundings::of_process())
+            {
+                let message = missing.to_string();
+                error.problems.push(Problem { origin: Origin::None, key: String::new(), message });
+            }
+            error
+        })
     }
 
     /// Logs of commands that are not the daemon: warnings, or more if wanted.
@@ -197,7 +210,7 @@ pub(crate) async fn connect_one(config: &Config, url: &RpcUrl, key: Option<&Sign
 }
 
 async fn node_at(config: &Config, url: &RpcUrl, key: Option<&SigningKey>) -> anyhow::Result<DynProvider> {
-    let provider = provider(url, key)?;
+    let provider = provider(url, key, config.chain.answer_within)?;
     let chain_id = provider.get_chain_id().await.map_err(ClientError::from)?;
     if chain_id != config.chain.chain_id {
         bail!("the node is on chain {chain_id}, chain.chain_id says {}", config.chain.chain_id);
@@ -206,8 +219,8 @@ async fn node_at(config: &Config, url: &RpcUrl, key: Option<&SigningKey>) -> any
 }
 
 /// A provider over one node, with a wallet if there is a key.
-pub(crate) fn provider(url: &RpcUrl, key: Option<&SigningKey>) -> anyhow::Result<DynProvider> {
-    let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).build().context("the HTTP client can't be built")?;
+pub(crate) fn provider(url: &RpcUrl, key: Option<&SigningKey>, answer_within: Duration) -> anyhow::Result<DynProvider> {
+    let http = reqwest::Client::builder().timeout(answer_within).build().context("the HTTP client can't be built")?;
     let transport = Http::with_client(http, url.expose().clone());
     let client = ClientBuilder::default().transport(transport, false).with_poll_interval(Duration::from_millis(250));
     Ok(match key {

@@ -199,7 +199,7 @@ pub(super) async fn deploy(context: &Context, args: &DeployArgs) -> anyhow::Resu
     context.log_quietly()?;
     let (mut settings, terms) = args.settings()?;
     let known = args.verifier.as_deref().map(parse_address).transpose().map_err(UsageError)?;
-    let config = context.config(Needs::Node)?;
+    let config = context.config_to_pay(Needs::Node)?;
     let account = context.account(&config).await?;
     let deployer = account.address();
     let provider = node(&config, Some(&account)).await?;

@@ -75,7 +75,7 @@ impl Court {
     async fn read(config: &Config) -> anyhow::Result<Self> {
         let chain = &config.chain;
         let urls: Vec<_> = chain.rpc_urls.iter().map(|url| url.expose().clone()).collect();
-        let rpc = Rpc::connect(&urls, chain.chain_id, chain.oracle).await?;
+        let rpc = Rpc::connect(&urls, chain.chain_id, chain.oracle, chain.answer_within).await?;
         let client = rpc.client();
         let game = client.view(client.oracle, IInferenceOracle::disputeGameCall {}).await?;
         if game.is_zero() {
@@ -85,6 +85,7 @@ impl Court {
         let settings = WatchSettings {
             confirmations: 0,
             poll_interval: chain.poll_interval,
+            answer_within: chain.answer_within,
             max_block_range: chain.max_block_range,
             overlap: 0,
         };

@@ -273,7 +273,7 @@ async fn import(context: &Context, args: &ImportArgs, claimed: Option<ModelId>) 
 }
 
 async fn register(context: &Context, named: &str, uri: &str) -> anyhow::Result<()> {
-    let config: Config = context.config(Needs::Chain)?;
+    let config: Config = context.config_to_pay(Needs::Chain)?;
     let model = context.model(&config, named)?;
     let key = context.account(&config).await?;
     let client = context.paying_client(&config, &key).await?;

@@ -64,7 +64,8 @@ pub(super) struct WithdrawArgs {
 
 pub(super) async fn operator(context: &Context, command: &OperatorCommand) -> anyhow::Result<Outcome> {
     context.log_quietly()?;
-    let config = context.config(Needs::Chain)?;
+    let looks = matches!(command, OperatorCommand::Show { .. });
+    let config = if looks { context.config(Needs::Chain)? } else { context.config_to_pay(Needs::Chain)? };
     match command {
         OperatorCommand::Join(args) => join(context, &config, args).await?,
         OperatorCommand::Show { operator } => show(context, &config, operator.as_deref()).await?,

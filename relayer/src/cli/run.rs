@@ -108,6 +108,7 @@ pub(super) async fn settings(context: &Context, config: &Config) -> anyhow::Resu
         watch: WatchSettings {
             confirmations: chain.confirmations,
             poll_interval: chain.poll_interval,
+            answer_within: chain.answer_within,
             max_block_range: chain.max_block_range,
             overlap: chain.overlap,
         },

@@ -57,10 +57,21 @@ pub(super) async fn why(context: &Context, args: &WhyArgs) -> anyhow::Result<Out
         StoreLocation::File(path) if !path.exists() => None,
         _ => Store::open_read_only(location.clone()).await?.request(id).await?,
     };
-    let client = context.client(&config).await?;
+    let client = context.client(&config).await;
     let (stands, reasons) = match row {
         Some(row) => {
             let store = Store::open_read_only(location).await?;
+            let client = match client {
+                Ok(client) => client,
+                // What is known here is worth saying all the same.
+                Err(error) => {
+                    let mut reasons: Vec<String> =
+                        nobody(&store).await?.into_iter().chain(row.reason.clone()).collect();
+                    reasons.push("what else it waits for only the chain can say, and that can't be asked".into());
+                    tell(context, id, row.step.name(), &reasons)?;
+                    return Err(error);
+                }
+            };
             let facts = facts(context, &config, &store, &client, &row).await?;
             let mut reasons = explain(&row, &facts);
             if !matches!(row.step, Step::Finalized | Step::Dropped) {
@@ -68,8 +79,13 @@ pub(super) async fn why(context: &Context, args: &WhyArgs) -> anyhow::Result<Out
             }
             (row.step.name().to_owned(), reasons)
         }
-        None => ("not here".to_owned(), unknown(&config, &client, id).await?),
+        None => ("not here".to_owned(), unknown(&config, &client?, id).await?),
     };
+    tell(context, id, &stands, &reasons)?;
+    Ok(Outcome::Done)
+}
+
+fn tell(context: &Context, id: RequestId, stands: &str, reasons: &[String]) -> anyhow::Result<()> {
     context.say(
         || {
             format!(
@@ -78,8 +94,7 @@ pub(super) async fn why(context: &Context, args: &WhyArgs) -> anyhow::Result<Out
             )
         },
         || json!({ "event": "why", "request": id, "step": stands, "reasons": reasons }),
-    )?;
-    Ok(Outcome::Done)
+    )
 }
 
 async fn facts(

@@ -122,7 +122,8 @@ impl Sources {
             Origin::Flag => (2, 0),
             Origin::None => (3, 0),
         });
-        if file.is_none() && problems.iter().any(|problem| problem.key == "chain.oracle") {
+        let missing = |problem: &Problem| problem.origin == Origin::None && problem.key.starts_with("chain.");
+        if file.is_none() && problems.iter().any(missing) {
             let message =
                 format!("there is no {DEFAULT_FILE} here: `candor init` writes one, --config FILE names another");
             problems.insert(0, Problem { origin: Origin::None, key: String::new(), message });
@@ -408,13 +409,26 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
     };
     let chain = &config.chain;
     if needs != Needs::Nothing {
-        check(chain.rpc_urls.is_empty(), "chain.rpc_urls", " is missing: the address of at least one node");
-        check(chain.chain_id == 0, "chain.chain_id", " is missing: the number of the chain the nodes must be on");
+        check(
+            chain.rpc_urls.is_empty(),
+            "chain.rpc_urls",
+            " is missing: the address of at least one node. In section [chain]: rpc_urls = [\"https://node.example\"]; or --rpc-url https://node.example",
+        );
+        check(
+            chain.chain_id == 0,
+            "chain.chain_id",
+            " is missing: the number of the chain the nodes must be on. In section [chain]: chain_id = 1; or --set chain.chain_id=1",
+        );
     }
     if needs == Needs::Chain {
-        check(chain.oracle.is_zero(), "chain.oracle", " is missing: the address of the InferenceOracle contract");
+        check(
+            chain.oracle.is_zero(),
+            "chain.oracle",
+            " is missing: the address of the InferenceOracle contract. In section [chain]: oracle = \"0x..\"; or --oracle 0x..",
+        );
     }
     check(chain.poll_interval.is_zero(), "chain.poll_interval", ": must be more than nothing");
+    check(chain.answer_within.is_zero(), "chain.answer_within", ": must be more than nothing");
     check(chain.max_block_range == 0, "chain.max_block_range", ": must be at least 1");
     check(
         chain.max_block_range > 0 && chain.overlap >= chain.max_block_range,

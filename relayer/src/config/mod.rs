@@ -69,6 +69,9 @@ pub struct ChainConfig {
     /// How often to ask for new blocks.
     #[serde(with = "units::duration")]
     pub poll_interval: Duration,
+    /// How long to wait for an answer before a node counts as down.
+    #[serde(with = "units::duration")]
+    pub answer_within: Duration,
     /// The most blocks to ask for in one query; nodes refuse too many.
     pub max_block_range: u64,
     /// How many blocks already read are read again each time, against nodes that answer before they know.
@@ -84,6 +87,7 @@ impl Default for ChainConfig {
             start_block: 0,
             confirmations: 3,
             poll_interval: Duration::from_secs(2),
+            answer_within: crate::chain::ANSWER_WITHIN,
             max_block_range: 1_000,
             overlap: 16,
         }

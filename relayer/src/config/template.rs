@@ -50,6 +50,7 @@ pub fn template(preset: Preset, known: &Known<'_>) -> String {
     );
     let confirmations = if anvil { 0 } else { chain.confirmations };
     let poll = format_duration(if anvil { std::time::Duration::from_millis(250) } else { chain.poll_interval });
+    let answer = format_duration(chain.answer_within);
     let range = chain.max_block_range;
     let overlap = chain.overlap;
     let start = chain.start_block;
@@ -89,6 +90,8 @@ start_block = {start}
 confirmations = {confirmations}
 # How often to ask for new blocks.
 poll_interval = "{poll}"
+# How long to wait for an answer before a node counts as down. /readyz says so when this and poll_interval have passed.
+answer_within = "{answer}"
 # The most blocks to ask for in one query. Lower it if your node refuses.
 max_block_range = {range}
 # How many blocks already read are read again each time, against nodes that answer before they know everything.

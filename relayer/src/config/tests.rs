@@ -159,6 +159,7 @@ fn one_slip_at_a_time() {
         ("chain", "confirmations = 2.5"),
         ("chain", "poll_interval = \"5 fortnights\""),
         ("chain", "poll_interval = \"0s\""),
+        ("chain", "answer_within = \"0s\""),
         ("chain", "overlap = 1000"),
         ("chain", "max_fee_per_gas = \"5 gwei\""),
         ("gas", "bump_percent = 9"),
@@ -227,12 +228,12 @@ fn files_that_are_no_configuration() {
 #[test]
 fn what_is_missing_is_said_with_the_way_out() {
     let place = Place::with("");
-    insta::assert_snapshot!(place.complaint(&[], &[]), @r"
+    insta::assert_snapshot!(place.complaint(&[], &[]), @r#"
     3 problems in the configuration
-      - `chain.rpc_urls` is missing: the address of at least one node
-      - `chain.chain_id` is missing: the number of the chain the nodes must be on
-      - `chain.oracle` is missing: the address of the InferenceOracle contract
-    ");
+      - `chain.rpc_urls` is missing: the address of at least one node. In section [chain]: rpc_urls = ["https://node.example"]; or --rpc-url https://node.example
+      - `chain.chain_id` is missing: the number of the chain the nodes must be on. In section [chain]: chain_id = 1; or --set chain.chain_id=1
+      - `chain.oracle` is missing: the address of the InferenceOracle contract. In section [chain]: oracle = "0x.."; or --oracle 0x..
+    "#);
     let nothing = Sources { file: Some(place.file()), ..Sources::default() };
     assert_eq!(nothing.load(Needs::Nothing), Ok(Config::default()));
 }
@@ -302,6 +303,7 @@ fn the_manual_has_every_key_with_its_default() {
         ("chain.start_block", chain.start_block.to_string()),
         ("chain.confirmations", chain.confirmations.to_string()),
         ("chain.poll_interval", format_duration(chain.poll_interval)),
+        ("chain.answer_within", format_duration(chain.answer_within)),
         ("chain.max_block_range", chain.max_block_range.to_string()),
         ("chain.overlap", chain.overlap.to_string()),
         ("operator.min_fee", DEFAULT_MIN_FEE.to_string()),

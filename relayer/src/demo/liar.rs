@@ -7,7 +7,7 @@ use super::{
     world::{PRICE, World},
 };
 use crate::{
-    chain::{Rpc, WatchSettings},
+    chain::{ANSWER_WITHIN, Rpc, WatchSettings},
     dispute::{Player, book::Book, liar::Liar, tree::narrow},
     engine::InferRequest,
     input::heldout,
@@ -141,11 +141,12 @@ struct Hall<'a> {
 
 impl<'a> Hall<'a> {
     async fn new(world: &'a World) -> anyhow::Result<Self> {
-        let rpc = Rpc::connect(&[world.anvil.url()], world.asker.chain_id, world.asker.oracle).await?;
+        let rpc = Rpc::connect(&[world.anvil.url()], world.asker.chain_id, world.asker.oracle, ANSWER_WITHIN).await?;
         let game = world.asker.view(world.asker.oracle, IInferenceOracle::disputeGameCall {}).await?;
         let settings = WatchSettings {
             confirmations: 0,
             poll_interval: Duration::from_millis(150),
+            answer_within: ANSWER_WITHIN,
             max_block_range: 1_000,
             overlap: 0,
         };

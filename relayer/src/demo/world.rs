@@ -2,7 +2,7 @@
 use super::{consumers::Consumer, event::Event, narrator::Narrator};
 use crate::{
     anvil::{Anvil, AnvilOptions, dev_key},
-    chain::{GasLimits, WatchSettings},
+    chain::{ANSWER_WITHIN, GasLimits, WatchSettings},
     config::{ModelSource, Wei},
     models::CatalogModel,
     pipeline::{OperatorSettings, Served, Settings},
@@ -166,6 +166,7 @@ impl World {
             watch: WatchSettings {
                 confirmations: 0,
                 poll_interval: Duration::from_millis(200),
+                answer_within: ANSWER_WITHIN,
                 max_block_range: 1_000,
                 overlap: 2,
             },

@@ -136,12 +136,13 @@ impl Book {
 
     /// Reads the next range. The newest block, and whether everything confirmed has been read.
     pub async fn look(&mut self, rpc: &Rpc) -> Result<(Head, bool), ClientError> {
+        let endpoint = rpc.current();
         let head = rpc.head().await?;
         let confirmed = head.number.saturating_sub(self.settings.confirmations);
         // Endpoints show the logs of their newest blocks late; the same event twice changes nothing.
         let reading = (self.next <= confirmed).then(|| range(self.next, confirmed, self.range, self.settings.overlap));
         // INVARIANT: the range's last hash first, the one under it next, the events after both. A reorganisation before the second question is noticed by it, a
-        // later one by the next look, since the hash that is kept is older than the events; and then everything is read again.
+        // later one by the next look, since the hash that is kept is older than the events; and then everything is read again. All are of one endpoint.
         let tip = match reading {
             Some((_, last)) => rpc.block_under(head, last).await?,
             None => None,
@@ -173,6 +174,10 @@ impl Book {
             }
             Err(error) => return Err(error.into()),
         };
+        if rpc.current() != endpoint {
+            debug!("the endpoint changed meanwhile; asking the new one");
+            return Ok((head, false));
+        }
         for log in logs.iter().filter(|log| !log.removed) {
             self.apply(log, client.oracle);
         }

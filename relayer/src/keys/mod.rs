@@ -197,13 +197,17 @@ enum Place<'a> {
     Elsewhere(KeyKind, &'a str),
 }
 
-/// Finds and opens the key of a role, on the chain that its transactions are for.
-pub async fn load(
+/// Whether it is said where the key of a role is; it is not opened.
+pub fn is_named(role: KeyRole, source: Option<&KeySource>, surroundings: &Surroundings<'_>) -> Result<(), KeyError> {
+    place(role, source, surroundings).map(drop)
+}
+
+/// Where the key of a role is, and what says so.
+fn place<'a>(
     role: KeyRole,
-    source: Option<&KeySource>,
-    chain_id: u64,
+    source: Option<&'a KeySource>,
     surroundings: &Surroundings<'_>,
-) -> Result<SigningKey, KeyError> {
+) -> Result<(String, Place<'a>), KeyError> {
     let setting = |key: &str| format!("{}.{key}", role.section);
     let mut places = Vec::new();
     if let Some(source) = source {
@@ -218,10 +222,21 @@ pub async fn load(
     let named = || format!("the environment variable {}", role.key_variable);
     places.extend(variable.map(|key| (named(), Place::Variable(key))));
     let mut places = places.into_iter();
-    let (setting, place) = places.next().ok_or(KeyError::None(role))?;
-    if let Some((second, _)) = places.next() {
-        return Err(KeyError::Ambiguous { first: setting, second });
+    let (first, place) = places.next().ok_or(KeyError::None(role))?;
+    match places.next() {
+        Some((second, _)) => Err(KeyError::Ambiguous { first, second }),
+        None => Ok((first, place)),
     }
+}
+
+/// Finds and opens the key of a role, on the chain that its transactions are for.
+pub async fn load(
+    role: KeyRole,
+    source: Option<&KeySource>,
+    chain_id: u64,
+    surroundings: &Surroundings<'_>,
+) -> Result<SigningKey, KeyError> {
+    let (setting, place) = place(role, source, surroundings)?;
     match place {
         Place::Variable(text) => from_variable(role.key_variable, &text).map(SigningKey::from),
         Place::Keystore(path) => {

@@ -32,6 +32,8 @@ catalogue! {
     CHAIN_HEAD_TIMESTAMP: Gauge = "candor_chain_head_timestamp_seconds";
     /// Wei per gas that the next block burns.
     CHAIN_BASE_FEE: Gauge = "candor_chain_base_fee_wei";
+    /// Unix second in which the chain was last looked at with success, or the relayer started.
+    CHAIN_READ_TIMESTAMP: Gauge = "candor_chain_read_timestamp_seconds";
     /// Blocks whose events are read, as the number of the last.
     CHAIN_READ_BLOCK: Gauge = "candor_chain_read_block";
     /// Times the chain took back blocks that had been read.

@@ -8,4 +8,4 @@ mod server;
 
 pub(crate) use report::observe;
 pub use report::{ChainReport, MoneyReport, Report, RequestReport, TransactionReport, WorkerReport};
-pub(crate) use server::serve;
+pub(crate) use server::{Served, serve};

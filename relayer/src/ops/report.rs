@@ -62,6 +62,9 @@ pub struct Report {
     pub memory: u64,
     /// What somebody should look at.
     pub troubles: Vec<String>,
+    /// Of that, what keeps it from its work.
+    #[serde(skip)]
+    pub blocked: Vec<String>,
 }
 
 /// The chain as this relayer sees it.
@@ -225,7 +228,7 @@ pub(crate) async fn observe(
             confirmations,
         };
         if let Err(error) = of_store(&shared, operator.as_deref(), &mut report).await {
-            report.troubles.push(error.to_string());
+            report.blocked.push(error.to_string());
         }
         if let Some(operator) = &operator {
             match of_account(&shared, operator, stake_per_result, cap).await {
@@ -342,12 +345,14 @@ fn judge(shared: &Shared, report: &mut Report) {
     for (task, silent) in shared.silent_tasks() {
         report.troubles.push(format!("task {task} has not begun a round for {} s", silent.as_secs()));
     }
+    report.troubles.extend(shared.sight.lost());
     report.troubles.extend(shared.key_trouble());
     let confirmed = report.chain.head.saturating_sub(report.chain.confirmations);
     let behind = confirmed.saturating_sub(report.chain.read);
     if behind > 50 {
-        report.troubles.push(format!("{behind} blocks are still to be read"));
+        report.blocked.push(format!("{behind} blocks are still to be read"));
     }
+    report.troubles.extend(report.blocked.iter().cloned());
     let disputed = report.steps.get(Step::Disputed.name()).copied().unwrap_or_default();
     if disputed > 0 {
         report.troubles.push(format!("{disputed} of this operator's results are disputed"));

@@ -1,7 +1,7 @@
 //! Metrics, health and the status page over HTTP. Read-only: there is nothing here that changes anything.
 
 use super::{Report, metrics};
-use crate::pipeline::{RelayerError, Shared};
+use crate::pipeline::{RelayerError, Shared, Sight};
 use axum::{
     Json, Router,
     extract::State,
@@ -9,34 +9,37 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 use tokio::{net::TcpListener, sync::watch};
-
-/// How long the chain may go unread before the relayer counts as not ready.
-const UNREAD: Duration = Duration::from_secs(120);
+use tokio_util::sync::CancellationToken;
 
 const PAGE: &str = include_str!("page/status.html");
 const STYLE: &str = include_str!("page/status.css");
 const SCRIPT: &str = include_str!("page/status.js");
 
+/// What is told, from before there is a chain to tell of.
 #[derive(Clone)]
-struct Served {
-    shared: Arc<Shared>,
-    reports: watch::Receiver<Arc<Report>>,
+pub(crate) struct Served {
+    pub(crate) sight: Arc<Sight>,
+    /// As soon as the tasks run.
+    pub(crate) running: Arc<OnceLock<Arc<Shared>>>,
+    pub(crate) reports: watch::Receiver<Arc<Report>>,
 }
 
 /// Listens; where, and what then answers.
 pub(crate) async fn serve(
     listen: SocketAddr,
-    shared: Arc<Shared>,
-    reports: watch::Receiver<Arc<Report>>,
+    served: Served,
+    stop: CancellationToken,
 ) -> Result<(SocketAddr, impl Future<Output = Result<(), RelayerError>> + Send + 'static), RelayerError> {
     let refused =
         |error: std::io::Error| RelayerError::NotReady(format!("can't listen on {listen} ([http] listen): {error}"));
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     metrics::install();
-    let stop = shared.stop.clone();
     let routes = Router::new()
         .route("/", get(async || part("text/html; charset=utf-8", PAGE)))
         .route("/status.css", get(async || part("text/css; charset=utf-8", STYLE)))
@@ -45,7 +48,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(async || part("text/plain; version=0.0.4; charset=utf-8", metrics::install().render())))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .with_state(Served { shared, reports });
+        .with_state(served);
     let serving = async move {
         let ended = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await }).await;
         ended.map_err(|error| RelayerError::NotReady(format!("the HTTP server failed: {error}")))
@@ -72,34 +75,25 @@ async fn status(State(served): State<Served>) -> Response {
 
 /// Whether the process works at all; if not, starting it anew may help.
 async fn healthz(State(served): State<Served>) -> Response {
-    let silent: Vec<String> = served
-        .shared
-        .silent_tasks()
-        .iter()
-        .map(|(task, silent)| format!("task {task} has been silent for {silent:?}"))
-        .collect();
-    verdict(&silent)
+    verdict(&silent(&served))
+}
+
+/// Tasks that are stuck.
+fn silent(served: &Served) -> Vec<String> {
+    let silent = served.running.get().map(|shared| shared.silent_tasks()).unwrap_or_default();
+    silent.iter().map(|(task, time)| format!("task {task} has been silent for {} s", time.as_secs())).collect()
 }
 
 /// Whether it does what it should now. That may be for others to mend: a node, the database.
 async fn readyz(State(served): State<Served>) -> Response {
-    let mut reasons = Vec::new();
-    match served.shared.since_chain_was_read() {
-        Some(since) if since > UNREAD => reasons.push(format!("the chain has not been read for {} s", since.as_secs())),
-        Some(_) => {}
-        None => reasons.push("the chain has not been read yet".into()),
-    }
+    let mut reasons = silent(&served);
+    let lost = served.sight.lost();
     let report = served.reports.borrow().clone();
-    if report.at == 0 {
+    if report.at == 0 && lost.is_none() {
         reasons.push("starting".into());
     }
-    reasons.extend(
-        report
-            .troubles
-            .iter()
-            .filter(|trouble| trouble.contains("database") || trouble.contains("still to be read"))
-            .cloned(),
-    );
+    reasons.extend(lost);
+    reasons.extend(report.blocked.iter().cloned());
     verdict(&reasons)
 }
 

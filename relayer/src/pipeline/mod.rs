@@ -15,11 +15,13 @@ mod membership;
 mod poster;
 mod progress;
 mod rounds;
+mod sight;
 mod worker;
 
 pub(crate) use inputs::{Inputs, Look as InputLook};
 pub use progress::{Progress, Reporter};
 pub(crate) use rounds::{Rounds, rounds};
+pub(crate) use sight::Sight;
 pub(crate) use worker::loses_money;
 
 use crate::{
@@ -52,7 +54,7 @@ use std::{
     fmt::Debug,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -287,7 +289,9 @@ pub(crate) struct Shared {
     at_a_loss: bool,
     /// When a key last gave no signature, and why.
     unsigned: Mutex<Option<(Instant, String)>>,
-    /// When each task last began a round, and when the chain was last read.
+    /// What was last seen of the chain.
+    pub(crate) sight: Arc<Sight>,
+    /// When each task last began a round.
     rounds: Mutex<HashMap<&'static str, Instant>>,
     pub(crate) reporter: Reporter,
     pub(crate) poll_interval: Duration,
@@ -297,9 +301,6 @@ pub(crate) struct Shared {
 /// How long a task may go without beginning a round before it counts as stuck. The worker and the poster are not judged by it: a long answer and a
 /// stuck transaction are no fault of theirs, and have metrics of their own.
 const SILENT: Duration = Duration::from_secs(300);
-
-/// A task that notes that the chain was read.
-const CHAIN_READ: &str = "chain";
 
 impl Shared {
     /// A task begins a round.
@@ -321,11 +322,6 @@ impl Shared {
     pub(crate) fn key_trouble(&self) -> Option<String> {
         let unsigned = self.unsigned.lock().unwrap_or_else(PoisonError::into_inner);
         unsigned.as_ref().filter(|(at, _)| at.elapsed() < Duration::from_secs(60)).map(|(_, why)| why.clone())
-    }
-
-    /// How long ago the chain was read successfully; none: not yet.
-    pub(crate) fn since_chain_was_read(&self) -> Option<Duration> {
-        self.rounds.lock().unwrap_or_else(PoisonError::into_inner).get(CHAIN_READ).map(Instant::elapsed)
     }
 
     /// Trouble of a task that is waited out.
@@ -367,7 +363,24 @@ impl Shared {
 
 /// Starts a relayer. Waits for an endpoint that is down, refuses everything that waiting does not mend.
 pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationToken) -> Result<Handle, RelayerError> {
-    let (rpc, terms, newest) = begin(&settings, &stop).await?;
+    let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
+    let running = Arc::new(OnceLock::new());
+    let mut tasks = JoinSet::new();
+    let mut http = None;
+    if settings.http.is_some() {
+        ops::metrics::install();
+    }
+    let sight = Arc::new(Sight::new(settings.chain_id, &settings.watch));
+    // First of all: whoever waits for a node says so.
+    if let Some(listen) = settings.http {
+        let served = ops::Served { sight: sight.clone(), running: running.clone(), reports: reports.clone() };
+        let (address, serving) = ops::serve(listen, served, stop.clone()).await?;
+        info!(%address, "status page, metrics and health are there");
+        http = Some(address);
+        tasks.spawn(supervise("http", stop.clone(), serving));
+    }
+    let (rpc, terms, newest) = begin(&settings, &sight, &stop).await?;
+    sight.seen(newest);
     let store = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?;
     let store = store.with_lease(settings.lease);
     match &settings.operator {
@@ -400,6 +413,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         own_time: own_time.clone(),
         at_a_loss: settings.gas.at_a_loss,
         unsigned: Mutex::default(),
+        sight,
         rounds: Mutex::default(),
         reporter,
         poll_interval: settings.watch.poll_interval,
@@ -422,19 +436,11 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         crash::point("led");
     }
     leads_sender.send_replace(elected);
-    let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
-    let mut tasks = JoinSet::new();
-    let mut http = None;
-    if let Some(listen) = settings.http {
-        let (address, serving) = ops::serve(listen, shared.clone(), reports.clone()).await?;
-        info!(%address, "status page, metrics and health are there");
-        http = Some(address);
-        tasks.spawn(supervise("http", shared.clone(), serving));
-    }
-    tasks.spawn(supervise("membership", shared.clone(), membership::run(shared.clone(), candidate, leads_sender)));
+    running.get_or_init(|| shared.clone());
+    tasks.spawn(supervise("membership", stop.clone(), membership::run(shared.clone(), candidate, leads_sender)));
     let confirmations = settings.watch.confirmations;
     let watcher = Watcher::new(store.clone(), settings.watch, operator, terms.challenge_window, own_time.clone());
-    tasks.spawn(supervise("watcher", shared.clone(), watch_chain(shared.clone(), watcher, head_sender)));
+    tasks.spawn(supervise("watcher", stop.clone(), watch_chain(shared.clone(), watcher, head_sender)));
     let account = account(&settings).cloned();
     let sender = account.map(|account| {
         Arc::new(Sender::new(store.clone(), account, settings.gas, settings.watch.poll_interval, own_time))
@@ -442,18 +448,18 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     if let Some(sender) = &sender
         && let Some(seat) = seated(&shared, &settings, &terms, sender).await?
     {
-        tasks.spawn(supervise("disputes", shared.clone(), dispute::run(shared.clone(), seat)));
+        tasks.spawn(supervise("disputes", stop.clone(), dispute::run(shared.clone(), seat)));
     }
     let operator = settings.operator.map(Arc::new);
     let often = http.is_some();
-    tasks.spawn(supervise("inputs", shared.clone(), inputs::run(shared.clone(), operator.clone())));
+    tasks.spawn(supervise("inputs", stop.clone(), inputs::run(shared.clone(), operator.clone())));
     let observed = (confirmations, terms.stake_per_result, settings.gas.max_daily_spend, often);
     let observer = ops::observe(shared.clone(), operator.clone(), observed, report_sender);
-    tasks.spawn(supervise("observer", shared.clone(), observer));
+    tasks.spawn(supervise("observer", stop.clone(), observer));
     if let (Some(operator), Some(sender)) = (operator, sender) {
-        tasks.spawn(supervise("worker", shared.clone(), worker::run(shared.clone(), operator.clone())));
+        tasks.spawn(supervise("worker", stop.clone(), worker::run(shared.clone(), operator.clone())));
         let poster = poster::run(shared.clone(), operator, sender, terms.stake_per_result);
-        tasks.spawn(supervise("poster", shared.clone(), poster));
+        tasks.spawn(supervise("poster", stop.clone(), poster));
     }
     Ok(Handle { stop, tasks, store, http, reports })
 }
@@ -549,7 +555,7 @@ fn candidate(settings: &Settings) -> membership::Candidate {
 /// Runs a task until it ends or the relayer stops.
 async fn supervise(
     name: &'static str,
-    shared: Arc<Shared>,
+    stop: CancellationToken,
     task: impl Future<Output = Result<(), RelayerError>> + Send + 'static,
 ) -> (&'static str, Result<(), RelayerError>) {
     // A task of its own, so that a panic is an outcome like any other; aborted when this one is dropped.
@@ -561,19 +567,24 @@ async fn supervise(
             Err(_) => Ok(()),
         },
         // Every step is durable, so a task can be stopped anywhere; a moment lets it end the step that it is in.
-        () = async { shared.stop.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),
+        () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(2)).await } => Ok(()),
     };
     (name, outcome)
 }
 
 /// A connection, the terms of the deployment and its newest block, as soon as an endpoint gives all three.
-async fn begin(settings: &Settings, stop: &CancellationToken) -> Result<(Rpc, Terms, Head), RelayerError> {
+async fn begin(
+    settings: &Settings,
+    sight: &Sight,
+    stop: &CancellationToken,
+) -> Result<(Rpc, Terms, Head), RelayerError> {
     let mut wait = Duration::from_secs(1);
     loop {
         match look_around(settings).await {
             Ok(found) => return Ok(found),
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
                 warn!(%error, retry_in = ?wait, "no RPC endpoint answers");
+                sight.failed(&error);
                 tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error) }
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
@@ -583,7 +594,8 @@ async fn begin(settings: &Settings, stop: &CancellationToken) -> Result<(Rpc, Te
 }
 
 async fn look_around(settings: &Settings) -> Result<(Rpc, Terms, Head), RelayerError> {
-    let rpc = Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle).await?;
+    let rpc =
+        Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle, settings.watch.answer_within).await?;
     let terms = rpc.client().terms().await?;
     if let Some(operator) = &settings.operator {
         check_operator(&rpc, operator, &terms).await?;
@@ -635,7 +647,7 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
         match looked {
             Ok(look) => {
                 wait = shared.poll_interval;
-                shared.round(CHAIN_READ);
+                shared.sight.seen(look.head);
                 if let Some((read, confirmed)) = look.read {
                     let _ = shared.reporter.send(Progress::Read { block: read, confirmed });
                     if !look.caught_up && last_said.elapsed() > Duration::from_secs(5) {
@@ -665,6 +677,7 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
             Err(error) if error.is_fatal() => return Err(error),
             Err(error) => {
                 shared.note("watcher", &error);
+                shared.sight.failed(&error);
                 if complaints.is_news(&error.to_string()) {
                     warn!(%error, "can't read the chain; asking again");
                 }

@@ -350,6 +350,26 @@ async fn what_was_found_out_for_a_request_never_becomes_that_of_its_replacement(
         opened.store.inferred(&[(&new[0].request, b"its own".to_vec())], Duration::ZERO).await.unwrap();
         opened.store.signed(&[(old, vec![1; 65])]).await.unwrap();
         assert_eq!(opened.step(1).await, Some(Step::Inferred), "another's signature is none");
+
+        // While the chain is asked where an input is, too.
+        let again = |input: &'static [u8]| {
+            let request = Request { input_by_uri: true, attempt: 1, operator: Address::ZERO, ..request(2, input) };
+            let (model, packed, input) = (request.model.0, request.pack(), Bytes::new());
+            let event =
+                IInferenceOracle::Requested { id: 2, modelId: model, operator: Address::ZERO, request: packed, input };
+            OracleLog { log_index: 2, ..log(13, Event::Requested(event)) }
+        };
+        opened.apply(13, &[again(b"one")]).await;
+        let old = opened.row((2, 1)).await.request;
+        opened.store.rewind(13).await.unwrap();
+        opened.apply(13, &[again(b"another")]).await;
+        opened.store.input_is_at(&old, "https://host/one", 3).await.unwrap();
+        let by_uri = async || opened.row((2, 1)).await.by_uri.unwrap().uri;
+        assert_eq!(by_uri().await, None, "where another's input is says nothing of this one's");
+        let new = opened.row((2, 1)).await.request;
+        opened.store.input_is_at(&new, "https://host/another", 7).await.unwrap();
+        opened.store.input_is_at(&new, "https://host/elsewhere", 7).await.unwrap();
+        assert_eq!(by_uri().await.as_deref(), Some("https://host/another"), "said once");
     })
     .await;
 }

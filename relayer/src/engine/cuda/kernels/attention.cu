@@ -1,41 +1,17 @@
-// Attention (N2) over keys and values that lie row after row, `[position][heads of keys][width]`, as layers yield them and
-// caches keep them. Three launches: scores and the maxima of each 128 positions; numerators and the mix of each 128
-// positions; sums. A block of 128 positions is a block of the arithmetic (C4: counted from position 0, whatever was
-// computed before), and a thread owns a chain of products from its first to its last.
-//
-// Rows of scores end where the row's extent ends: nothing is padded and nothing beyond is read.
+// Attention (N2) of few queries: of a token that is generated, whose positions are what can be shared out. Three launches:
+// scores and the maxima of each 128 positions; numerators and the mix of each 128 positions; sums. A thread owns a chain of
+// products from its first to its last.
+#include "attention.cuh"
 #include "groups.cuh"
-#include "rows.cuh"
 
 namespace arithmetic {
 
-constexpr u32 BLOCK = 128;
 constexpr u32 SIDE = 32;
 constexpr u32 QUERIES = 8;
 // Values that a thread asks for at once.
 constexpr u32 AHEAD = 32;
 // Rows of SIDE columns that a block of threads brings at once.
 constexpr u32 ROWS = BLOCK / SIDE;
-
-// Consecutive rows of queries that read the same keys and values.
-struct Tile {
-    const float *keys, *values;
-    u32 first_row, rows;
-};
-
-// The heads of a layer: `group` heads of queries share one of keys. Scores and mixes begin with row `base`.
-struct Heads {
-    u32 heads, group, base;
-
-    MEMBER u32 shared() const { return heads / group; }
-    // Query `i` of a tile that reads shared head `kv`: its row, its place among all [row][head], and among those since
-    // `base`.
-    MEMBER u32 row(const Tile &tile, u32 i) const { return tile.first_row + i / group; }
-    MEMBER u32 place(const Tile &tile, u32 kv, u32 i) const { return row(tile, i) * heads + kv * group + i % group; }
-    MEMBER u32 line(const Tile &tile, u32 kv, u32 i) const { return place(tile, kv, i) - base * heads; }
-};
-
-DEVICE u32 blocks_of(u32 positions) { return (positions + BLOCK - 1) / BLOCK; }
 
 // grid: shared heads x blocks of positions x tiles. `extents[row]` positions are seen by a row. With `fill` what a row does
 // not see is +0, up to `stride`.

@@ -6,6 +6,7 @@
 // output and block, shared memory, and the cache that tiles come from. So a warp computes 64 outputs of up to 64 rows, which
 // reads each byte of shared memory once for all of them; tiles are as large as registers allow; and the blocks that follow
 // are on their way into shared memory, past the registers, while one is multiplied.
+#include "bands.cuh"
 #include "weights.cuh"
 
 namespace arithmetic {
@@ -13,8 +14,6 @@ namespace arithmetic {
 constexpr u32 STEPS = BLOCK / 16;
 // Outputs of a warp, and tiles of 8 outputs in them, as the matrix instruction has them.
 constexpr u32 WIDE = 64, EIGHTS = WIDE / 8;
-// Tiles of rows that are multiplied with the same weights at the same time, so that these stay in the cache.
-constexpr u32 BAND = 16;
 
 // A block of 128 columns in shared memory.
 template <u32 ROWS, u32 OUTPUTS, u32 GROUPS> struct ALIGNED(16) Stage {
@@ -45,10 +44,8 @@ DEVICE void quantised_many(float *out, const i8 *q, const float *magnitudes, con
     u32 steps = (k + 15) / 16, groups = (k + GROUP - 1) / GROUP, blocks = (k + BLOCK - 1) / BLOCK;
     u32 panels = (n + PANEL - 1) / PANEL;
 
-    u32 row_tiles = (m + ROWS - 1) / ROWS, output_tiles = (n + OUTPUTS - 1) / OUTPUTS;
-    u32 band = blockIdx.x / (BAND * output_tiles), within = blockIdx.x % (BAND * output_tiles);
-    u32 rows_left = row_tiles - band * BAND, tall = rows_left < BAND ? rows_left : BAND;
-    u32 first_row = (band * BAND + within % tall) * ROWS, first_output = within / tall * OUTPUTS;
+    u32 first_row, first_output;
+    own_tile<ROWS, OUTPUTS>(m, n, first_row, first_output);
 
     // What a thread copies of a block: a step of every `THREADS / STEPS`th row, one step or two of each panel of weights, and
     // four of their scales. The addresses walk along from block to block.

@@ -1,8 +1,6 @@
 //! Contractions with weights: which kernel for how many rows.
 
-use super::{
-    BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, SPAN, THREADS, WARP, address, kernel, request_stride, short, slices,
-};
+use super::{BLOCK, MOST_FEW, Operand, Result, SPAN, THREADS, WARP, address, kernel, request_stride, short, slices};
 use crate::engine::cuda::driver::{Arg, DeviceError, Kernel};
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
 use crate::engine::cuda::weights::Packed;
@@ -21,6 +19,57 @@ pub(super) const fn staged(blocks: u32, lines: u32, groups: u32) -> u32 {
     blocks * lines * (BLOCK as u32 + 4 * groups)
 }
 
+/// Tiles of bytes load sixteen of a row at once.
+pub(crate) const TILE_COLUMNS: usize = 16;
+
+/// How a contraction of many rows is cut: into tiles, one to a block of threads.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles {
+    kernel: Kernel,
+    rows: usize,
+    outputs: usize,
+    threads: u32,
+}
+
+impl Tiles {
+    const fn new(kernel: Kernel, rows: usize, outputs: usize, threads: u32) -> Self {
+        Self { kernel, rows, outputs, threads }
+    }
+
+    fn count(&self, rows: usize, outputs: usize) -> usize {
+        rows.div_ceil(self.rows) * outputs.div_ceil(self.outputs)
+    }
+
+    fn grid(&self, rows: usize, outputs: usize) -> Result<[u32; 3]> {
+        Ok([short(self.count(rows, outputs))?, 1, 1])
+    }
+}
+
+/// The tiles that there are for weights of a type: the larger ones, the largest first, and the smallest.
+pub(crate) fn tiles(dtype: WeightType) -> (&'static [Tiles], Tiles) {
+    macro_rules! tiles {
+        ($($kernel:ident $rows:literal x $outputs:literal by $threads:literal),*; $smallest:ident $r:literal x $o:literal by $t:literal) => {
+            (
+                const { &[$(Tiles::new(kernel::$kernel, $rows, $outputs, $threads)),*] },
+                const { Tiles::new(kernel::$smallest, $r, $o, $t) },
+            )
+        };
+    }
+    match dtype {
+        WeightType::F16 => tiles!(linear_f16_tile128 128 x 128 by 256; linear_f16_tile64 64 x 64 by 256),
+        WeightType::Bf16 => tiles!(linear_bf16_tile128 128 x 128 by 256; linear_bf16_tile64 64 x 64 by 256),
+        WeightType::Q8_0 => tiles!(
+            quantised_q8_0_tile256 128 x 256 by 256, quantised_q8_0_tile128 128 x 128 by 128;
+            quantised_q8_0_tile64 64 x 128 by 128
+        ),
+        WeightType::Q8_128 => tiles!(
+            quantised_q8_128_tile256 128 x 256 by 256, quantised_q8_128_tile128 128 x 128 by 128;
+            quantised_q8_128_tile64 64 x 128 by 128
+        ),
+        _ => tiles!(linear_f32_tile128 128 x 128 by 256; linear_f32_tile64 64 x 64 by 256),
+    }
+}
+
 /// Layers of one launch, at most: those of panels.cuh.
 pub(crate) const TOGETHER: usize = 3;
 
@@ -31,28 +80,20 @@ fn function_code(then: Option<UnaryFunction>) -> u32 {
 impl Device {
     /// `dot(x[r], w[c])`, then the bias, then the function.
     pub(crate) fn linear(&self, x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
-        let Layer { w, bias, then } = layer;
+        let w = layer.w;
         if x.rows <= FEW_ROWS {
             return only(self.linears(x, &[layer])?);
         }
+        self.linear_by(self.tiles_for(w.dtype, x.rows, w.rows), x, layer)
+    }
+
+    /// The same in given tiles of floats.
+    pub(crate) fn linear_by(&self, tiles: Tiles, x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
+        let Layer { w, bias, then } = layer;
         let out = self.tensor(DType::F32, x.rows, w.rows)?;
-        let (n, k) = (short(w.rows)?, short(w.cols)?);
-        let wide = self.wide(x.rows, w.rows);
-        let kernel = match (w.dtype, wide) {
-            (WeightType::F16, false) => kernel::linear_f16_tile64,
-            (WeightType::F16, true) => kernel::linear_f16_tile128,
-            (WeightType::Bf16, false) => kernel::linear_bf16_tile64,
-            (WeightType::Bf16, true) => kernel::linear_bf16_tile128,
-            (_, false) => kernel::linear_f32_tile64,
-            (_, true) => kernel::linear_f32_tile128,
-        };
-        let side = if wide { 128 } else { 64 };
-        for (first, rows) in slices(x.rows, MOST_ACROSS * side) {
-            let (x, part) = (x.narrowed(first, rows)?, out.narrowed(first, rows)?);
-            let args = args![&part, &x, &w.values, address(bias), short(rows)?, n, k, function_code(then)];
-            let grid = [short(w.rows.div_ceil(side))?, short(rows.div_ceil(side))?, 1];
-            self.launch(kernel, grid, THREADS, args)?;
-        }
+        let (m, n, k) = (short(x.rows)?, short(w.rows)?, short(w.cols)?);
+        let args = args![&out, x, &w.values, address(bias), m, n, k, function_code(then)];
+        self.launch(tiles.kernel, tiles.grid(x.rows, w.rows)?, tiles.threads, args)?;
         Ok(out)
     }
 
@@ -84,9 +125,16 @@ impl Device {
         Ok(made)
     }
 
-    /// Whether tiles of 128 keep the device busy; else smaller ones do better.
-    fn wide(&self, rows: usize, outputs: usize) -> bool {
-        rows.div_ceil(128) * outputs.div_ceil(128) >= self.multiprocessors()
+    /// The largest tiles that the device has the shared memory for and that keep it busy, or the smallest.
+    fn tiles_for(&self, dtype: WeightType, rows: usize, outputs: usize) -> Tiles {
+        let (larger, smallest) = tiles(dtype);
+        let busy = |tiles: &Tiles| tiles.count(rows, outputs) >= self.multiprocessors();
+        larger.iter().copied().find(|tiles| self.has_room_for(tiles) && busy(tiles)).unwrap_or(smallest)
+    }
+
+    /// Whether a block of threads can have the shared memory that tiles need.
+    pub(crate) fn has_room_for(&self, tiles: &Tiles) -> bool {
+        tiles.kernel.shared <= self.shared()
     }
 
     /// How contractions of few rows are cut.
@@ -139,19 +187,14 @@ impl Device {
 
     /// The quantised contraction of bytes and magnitudes with quantised weights.
     pub(crate) fn quantised_linear(&self, x: &Quantised, layer: Layer<'_>) -> Result<Tensor> {
-        let (Quantised { q, magnitudes }, Layer { w, bias, then }) = (x, layer);
+        let (Quantised { q, magnitudes }, w) = (x, layer.w);
         if q.rows <= FEW_ROWS {
             return only(self.quantised_linears(x, &[layer])?);
         }
-        let out = self.tensor(DType::F32, q.rows, w.rows)?;
-        // Tiles load sixteen bytes of a row at once.
-        if w.cols.is_multiple_of(16) {
-            let Tile { kernel, threads, count } = self.quantised_tile(w.dtype, q.rows, w.rows);
-            let ends = args![short(q.rows)?, short(w.rows)?, short(w.cols)?, function_code(then)];
-            let args = args![&out, q, magnitudes, &w.values, address(w.scales.as_ref()), address(bias)];
-            self.launch(kernel, [short(count)?, 1, 1], threads, &[args.as_slice(), ends].concat())?;
-            return Ok(out);
+        if w.cols.is_multiple_of(TILE_COLUMNS) {
+            return self.quantised_linear_by(self.tiles_for(w.dtype, q.rows, w.rows), x, layer);
         }
+        let out = self.tensor(DType::F32, q.rows, w.rows)?;
         for (first, rows) in slices(q.rows, MOST_FEW) {
             let x = Quantised { q: q.narrowed(first, rows)?, magnitudes: magnitudes.narrowed(first, rows)? };
             self.quantised_few(&x, &[layer], &[out.narrowed(first, rows)?])?;
@@ -159,22 +202,15 @@ impl Device {
         Ok(out)
     }
 
-    /// The largest tiles that the device has the shared memory for and that keep it busy, or the smallest.
-    fn quantised_tile(&self, dtype: WeightType, rows: usize, outputs: usize) -> Tile {
-        let tile = |kernel, height, width, threads| {
-            let count = rows.div_ceil(height) * outputs.div_ceil(width);
-            Tile { kernel, threads, count }
-        };
-        let kernels = match dtype {
-            WeightType::Q8_0 => {
-                [kernel::quantised_q8_0_tile256, kernel::quantised_q8_0_tile128, kernel::quantised_q8_0_tile64]
-            }
-            _ => [kernel::quantised_q8_128_tile256, kernel::quantised_q8_128_tile128, kernel::quantised_q8_128_tile64],
-        };
-        let [large, medium, small] = kernels;
-        let fits = |tile: &Tile| tile.kernel.shared <= self.shared() && tile.count >= self.multiprocessors();
-        let larger = [tile(large, 128, 256, 256), tile(medium, 128, 128, 128)];
-        larger.into_iter().find(fits).unwrap_or_else(|| tile(small, 64, 128, 128))
+    /// The same in given tiles of bytes, of as many columns as they take.
+    pub(crate) fn quantised_linear_by(&self, tiles: Tiles, x: &Quantised, layer: Layer<'_>) -> Result<Tensor> {
+        let (Quantised { q, magnitudes }, Layer { w, bias, then }) = (x, layer);
+        let out = self.tensor(DType::F32, q.rows, w.rows)?;
+        let args = args![&out, q, magnitudes, &w.values, address(w.scales.as_ref()), address(bias)];
+        let shape = args![short(q.rows)?, short(w.rows)?, short(w.cols)?, function_code(then)];
+        let grid = tiles.grid(q.rows, w.rows)?;
+        self.launch(tiles.kernel, grid, tiles.threads, &[args.as_slice(), shape].concat())?;
+        Ok(out)
     }
 
     /// As [`Device::linears`].
@@ -256,13 +292,6 @@ fn layer_args(layers: &[Layer<'_>], outs: &[Tensor]) -> Result<Vec<Arg>> {
         all.extend([Arg::U32(0); 2]);
     }
     Ok(all)
-}
-
-/// How a contraction of many rows is cut: into `count` blocks of threads.
-struct Tile {
-    kernel: Kernel,
-    threads: u32,
-    count: usize,
 }
 
 struct Few {

@@ -19,7 +19,7 @@ mod tokens;
 mod trace;
 
 pub(super) use attention::{AttentionRows, Caches, Heads, Readers};
-pub(super) use linear::{FEW_ROWS, Layer, Quantised, TOGETHER};
+pub(super) use linear::{FEW_ROWS, Layer, Quantised, TILE_COLUMNS, TOGETHER, Tiles, tiles};
 pub(super) use rows::{Norm, Rows};
 
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
@@ -55,6 +55,7 @@ kernels! {
         quantised_q8_0_tile256[staged(2, 128 + 256, 4)] quantised_q8_128_tile64[staged(3, 64 + 128, 1)]
         quantised_q8_128_tile128[staged(3, 128 + 128, 1)] quantised_q8_128_tile256[staged(3, 128 + 256, 1)];
     attention: attention_scores attention_mixes attention_quotients attention_mix_plain append_rows;
+    attention_tiles: attention_tile_scores attention_tile_mix;
     tokens: perturb check_generated check_length token_lengths prefix_sums detokenise;
     pack: pack_floats pack_quantised widen_floats widen_quantised;
     keccak: hash_leaves hash_pairs;
