@@ -274,7 +274,7 @@ DEVICE_CALL float binary(u32 function, float x, float y) {
 // C2: numbers 0 to `count` in ascending order, from +0. Several are asked for at once, because memory takes long to answer;
 // those beyond the end are the last one again, which is not added.
 template <class Number> DEVICE float ascending_sum(u32 count, const Number &number) {
-    constexpr u32 AHEAD = 8;
+    constexpr u32 AHEAD = 16;
     float sum = 0.0f;
     for (u32 first = 0; first < count; first += AHEAD) {
         float x[AHEAD];

@@ -30,11 +30,23 @@ DEVICE void linear_few(const Layer &layer, u32 panel, const float *x, float *par
             for (u32 i = 0; i < AHEAD; i++) ahead[i] = stream16(weights + (u64)(step + i) * PANEL * 16);
         };
         if (AHEAD <= whole) fetch(0);
-        __syncwarp(); // the activations of the block before have been read
+        // All activations are asked for before any is staged, too; beyond the last row or column it is the last one again,
+        // which nothing is computed of that is kept.
+        float staged[M][BLOCK / WARP];
+#pragma unroll
         for (u32 row = 0; row < M; row++) {
-            for (u32 i = lane; i < BLOCK; i += WARP) {
-                xs[row][i] = row < rows && i < length ? x[(u64)(first_row + row) * k + start + i] : 0.0f;
+            const float *source = x + (u64)(first_row + (row < rows ? row : rows - 1)) * k + start;
+#pragma unroll
+            for (u32 i = 0; i < BLOCK / WARP; i++) {
+                u32 column = i * WARP + lane;
+                staged[row][i] = source[column < length ? column : length - 1];
             }
+        }
+        __syncwarp(); // the activations of the block before have been read
+#pragma unroll
+        for (u32 row = 0; row < M; row++) {
+#pragma unroll
+            for (u32 i = 0; i < BLOCK / WARP; i++) xs[row][i * WARP + lane] = staged[row][i];
         }
         __syncwarp();
 

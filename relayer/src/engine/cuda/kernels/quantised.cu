@@ -45,24 +45,36 @@ DEVICE void quantised_few(const Layer &layer, u32 panel, const i8 *q, const floa
             ahead[i] = {{0, 0, 0, 0}};
             if (i < some) ahead[i] = stream16(weights + (u64)i * PANEL * 16);
         }
-        __syncwarp(); // the activations of the block before have been read
+        // So are their scales, and all activations before any is staged. Beyond the last row or group it is the last one
+        // again, which nothing is computed of that is kept.
+        float scales[GROUPS], most[M];
+#pragma unroll
+        for (u32 g = 0; g < GROUPS; g++) {
+            u32 group = start / GROUP + (g < block_groups ? g : block_groups - 1);
+            scales[g] = layer.scales[((u64)panel * groups + group) * PANEL + lane];
+        }
+        u32 words[M];
+#pragma unroll
         for (u32 row = 0; row < M; row++) {
-            const i8 *source = q + (u64)(first_row + row) * k + start;
-            // Bytes beyond the row are zero: a product of integers that adds nothing.
-            u32 word = 0;
+            u64 line = first_row + (row < rows ? row : rows - 1);
+            const i8 *source = q + line * k + start;
             if (k % 4 == 0) {
-                if (row < rows && lane * 4 < length) word = ((const u32 *)source)[lane];
+                words[row] = ((const u32 *)source)[lane * 4 < length ? lane : 0];
             } else {
+                words[row] = 0;
                 for (u32 byte = 0; byte < 4; byte++) {
                     u32 i = lane * 4 + byte;
-                    if (row < rows && i < length) word |= (u32)(u8)source[i] << (8 * byte);
+                    if (i < length) words[row] |= (u32)(u8)source[i] << (8 * byte);
                 }
             }
-            xs[row][lane] = word;
-            if (lane < GROUPS) {
-                u64 at = (u64)(first_row + row) * groups + start / GROUP + lane;
-                ss[row][lane] = row < rows && lane < block_groups ? div(magnitudes[at], 127.0f) : 0.0f;
-            }
+            most[row] = magnitudes[line * groups + start / GROUP + (lane < block_groups ? lane : block_groups - 1)];
+        }
+        __syncwarp(); // the activations of the block before have been read
+#pragma unroll
+        for (u32 row = 0; row < M; row++) {
+            // Bytes beyond the row are zero: a product of integers that adds nothing.
+            xs[row][lane] = lane * 4 < length ? words[row] : 0;
+            if (lane < GROUPS) ss[row][lane] = div(most[row], 127.0f);
         }
         __syncwarp();
 
@@ -72,7 +84,6 @@ DEVICE void quantised_few(const Layer &layer, u32 panel, const i8 *q, const floa
 #pragma unroll
         for (u32 g = 0; g < GROUPS; g++) {
             if (g < block_groups) {
-                float scale = layer.scales[((u64)panel * groups + start / GROUP + g) * PANEL + lane];
 #pragma unroll
                 for (u32 row = 0; row < M; row++) {
                     i32 sum = 0;
@@ -82,7 +93,7 @@ DEVICE void quantised_few(const Layer &layer, u32 panel, const i8 *q, const floa
 #pragma unroll
                         for (u32 word = 0; word < 4; word++) sum = __dp4a((i32)x.word[word], (i32)ahead[i].word[word], sum);
                     }
-                    p[row] = fma(from_i32(sum), mul(ss[row][g], scale), p[row]);
+                    p[row] = fma(from_i32(sum), mul(ss[row][g], scales[g]), p[row]);
                 }
             }
         }
