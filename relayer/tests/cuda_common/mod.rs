@@ -178,7 +178,7 @@ pub(crate) struct Emulated {
     /// Bytes there are.
     pub(crate) memory: Arc<AtomicUsize>,
     used: usize,
-    /// Names of the kernels that this device launched, in order.
+    /// Names of the kernels that this device launched, and `upload` for each upload, in order.
     pub(crate) log: Arc<Mutex<Vec<&'static str>>>,
     /// How often there was no room for a buffer of a recording.
     pub(crate) unrecorded: Arc<AtomicUsize>,
@@ -314,6 +314,7 @@ impl Driver for Emulated {
     fn upload(&mut self, to: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         self.check()?;
         assert!(self.recording.is_none(), "an upload can't be recorded");
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push("upload");
         // SAFETY: `to` is memory of this device with room for the bytes; a page without access follows if not.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         Ok(())

@@ -122,7 +122,8 @@ fn common_divisor(a: usize, b: usize) -> usize {
 }
 
 impl Device {
-    /// Attention of rows of queries over the keys and values that their tiles name; and quantised, if groups have a size.
+    /// Attention of rows of queries over the keys and values that their tiles name; and quantised, if groups have a size and
+    /// rows are few.
     pub(crate) fn attention(
         &self,
         queries: &Tensor,
@@ -132,6 +133,7 @@ impl Device {
     ) -> Result<Rows> {
         let Heads { heads, group, key_width, value_width, .. } = *shape;
         let out = self.tensor(DType::F32, queries.rows, heads * value_width)?;
+        // Few rows only: a tile of many has no whole groups.
         let room = group_size.filter(|_| !rows.many).map(|size| self.quantised_room(out.rows, out.cols, size));
         let quantised = room.transpose()?;
         let size = group_size.unwrap_or(1);
@@ -166,10 +168,7 @@ impl Device {
             let blocks = part.rows * heads.div_ceil(together);
             self.launch(kernel::attention_quotients, [short(blocks)?, 1, 1], 128, &args)?;
         }
-        match group_size.filter(|_| rows.many) {
-            Some(size) => self.quantised_groups(&out, size).map(|quantised| (out, Some(quantised))),
-            None => Ok((out, quantised)),
-        }
+        Ok((out, quantised))
     }
 
     /// Scores by themselves: row `i * heads + h`, column `j`, +0 where a causal row does not see.
