@@ -354,12 +354,18 @@ fn generating(rotary: bool) -> Model {
     let all = b.slice_cols(all, dim / 2, dim + dim / 2);
     let split = b.split_rows(all, dim / 2);
     let joined = b.join_rows(split, candor_sdk::program::Dim::S - candor_sdk::program::Dim::ONE, 3);
-    let q = b.slice_cols(joined, 0, dim);
-    let k = b.slice_cols(joined, dim, dim / 2);
     let v = b.slice_cols(joined, dim / 2, dim / 2);
     let (q, k) = match rotary {
-        true => (b.rope(q, cos, sin, dim / heads, 8), b.rope(k, cos, sin, dim / heads, 8)),
-        false => (q, k),
+        true => {
+            let (q, k) = (b.slice_cols(joined, 0, dim), b.slice_cols(joined, dim, dim / 2));
+            (b.rope(q, cos, sin, dim / heads, 8), b.rope(k, cos, sin, dim / heads, 8))
+        }
+        // Layers that are computed together when their values are there, which does not append them.
+        false => {
+            let (q, k) = (matrix(&mut b, "q", dim, dim), matrix(&mut b, "k", dim / 2, dim));
+            let y = b.unary(UnaryFunction::Tanh, x);
+            (b.linear(y, q, None), b.linear(y, k, None))
+        }
     };
     let shape = Attention { heads, kv_heads: 2, head_dim: dim / heads, scale: 0.3, causal: true };
     let mixed = b.attention(q, k, v, shape);

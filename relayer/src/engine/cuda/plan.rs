@@ -100,7 +100,7 @@ impl DevicePlan {
         rotations_together(program, &plan, &mut work);
         norms_with_sums(program, &plan, &mut work);
         groups_with_rows(program, &plan, &mut work);
-        appends_with_rotations(&plan, &mut work);
+        appends_with_rotations(program, &plan, &mut work);
         let last = program.nodes.len().saturating_sub(1);
         let mut seen = vec![false; program.nodes.len()];
         for work in work.iter_mut().rev() {
@@ -252,9 +252,12 @@ fn groups_with_rows(program: &Program, plan: &Plan, work: &mut [Work]) {
 }
 
 /// Finds keys that are made along with queries when their values are there.
-fn appends_with_rotations(plan: &Plan, work: &mut [Work]) {
+fn appends_with_rotations(program: &Program, plan: &Plan, work: &mut [Work]) {
     let made = makers(plan, work);
-    let rotates = |work: &Work| work.along.first().map(|&keys| plan.steps[keys].yields);
+    let rotates = |work: &Work| {
+        let rope = matches!(program.nodes[plan.steps[work.step].node].op, Op::Rope { .. });
+        work.along.first().filter(|_| rope).map(|&keys| plan.steps[keys].yields)
+    };
     let rotations: HashMap<usize, usize> =
         work.iter().enumerate().filter_map(|(index, work)| Some((rotates(work)?, index))).collect();
     let layers: Vec<usize> =

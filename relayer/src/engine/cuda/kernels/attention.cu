@@ -113,8 +113,7 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
             if (lane_index() == 0) tops[i] = top;
         }
         __syncthreads();
-        // All scores are asked for before any numerator is stored.
-        // The fewest and the most positions that one of them sees.
+        // Positions that each query sees, and the fewest and the most of those that see any.
         u32 seen[QUERIES], least = BLOCK, most = 0;
         float score[QUERIES];
 #pragma unroll
@@ -127,6 +126,7 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
             if (seen[i] > 0 && seen[i] < least) least = seen[i];
             most = seen[i] > most ? seen[i] : most;
         }
+        // All scores are asked for before any numerator is stored.
 #pragma unroll
         for (u32 i = 0; i < QUERIES; i++) {
             if (thread < seen[i]) score[i] = scores[(u64)shape.line(tile, kv, start + i) * stride + position];
