@@ -363,6 +363,17 @@ impl Shared {
 
 /// Starts a relayer. Waits for an endpoint that is down, refuses everything that waiting does not mend.
 pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationToken) -> Result<Handle, RelayerError> {
+    let mut candidate = candidate(&settings);
+    if let Some(key) = &mut candidate.key
+        && !key.try_hold()
+        && !settings.store.is_shared()
+    {
+        return Err(RelayerError::NotReady(format!(
+            "another relayer on this machine sends transactions for account {} (it holds {}); one relayer for a key",
+            account(&settings).map(SigningKey::address).unwrap_or_default(),
+            key.path().display()
+        )));
+    }
     let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
     let running = Arc::new(OnceLock::new());
     let mut tasks = JoinSet::new();
@@ -381,8 +392,7 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     }
     let (rpc, terms, newest) = begin(&settings, &sight, &stop).await?;
     sight.seen(newest);
-    let store = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?;
-    let store = store.with_lease(settings.lease);
+    let store = opened(&settings, &sight, &stop).await?.with_lease(settings.lease);
     match &settings.operator {
         Some(operator) => store.belong_to(operator.account.address()).await?,
         // As the submitter it would keep those from their work that have an account.
@@ -421,16 +431,6 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     });
     info!(chain = settings.chain_id, oracle = %settings.oracle, %operator, database = %store.location(), member = store.member(), "relayer started");
 
-    let mut candidate = candidate(&settings);
-    if let Some(key) = &mut candidate.key
-        && !key.try_hold()
-        && !settings.store.is_shared()
-    {
-        return Err(RelayerError::NotReady(format!(
-            "another relayer on this machine sends transactions for account {operator} (it holds {}); one relayer for a key",
-            key.path().display()
-        )));
-    }
     let elected = membership::stand(&shared, &mut candidate).await?;
     if elected {
         crash::point("led");
@@ -589,6 +589,24 @@ async fn begin(
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
             Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The database, as soon as it can be opened: a server may be away, a disk full.
+async fn opened(settings: &Settings, sight: &Sight, stop: &CancellationToken) -> Result<Store, RelayerError> {
+    let mut wait = Duration::from_secs(1);
+    loop {
+        let opening = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block);
+        match opening.await {
+            Ok(store) => return Ok(store),
+            Err(error) if error.is_retryable() && !stop.is_cancelled() => {
+                warn!(%error, retry_in = ?wait, "the database can't be opened");
+                sight.failed(&error);
+                tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error.into()) }
+                wait = (wait * 2).min(Duration::from_secs(30));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }
