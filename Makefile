@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 FORGE := contracts/tools/forge
 TOOLS := node_modules/.package-lock.json
+KEYS := candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger
 
 .PHONY: help setup demo test test-rust test-contracts bench same-bits aarch64 gpu gpu-build keys gas lint fmt freeze train doc clean
 
@@ -46,9 +47,10 @@ gpu-build: ## the whole of it with the feature `cuda`, candle's own kernels incl
 	source tools/cuda/env.sh && CARGO_TARGET_DIR=target/cuda cargo build --release --locked --workspace --features candor-relayer/cuda --bin candor
 
 keys: $(TOOLS) ## keys in a KMS and on a Ledger: all of it is built and looked through, and AWS's is tested against a service on this machine
-	cargo clippy --workspace --all-targets --features candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger -- -D warnings
-	cargo test --workspace --features candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger --test kms
-	cargo test --workspace --features candor-tests/aws,candor-relayer/gcp,candor-relayer/ledger --lib keys
+	cargo clippy --workspace --all-targets --features $(KEYS) -- -D warnings
+	cargo build --workspace --features $(KEYS) --bin candor
+	cargo test --workspace --features $(KEYS) --test kms
+	cargo test --workspace --features $(KEYS) --lib keys
 
 gas: $(TOOLS) ## gas of whole transactions, compared with the frozen table
 	contracts/tools/gas --check

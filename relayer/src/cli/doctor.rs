@@ -192,7 +192,7 @@ fn models(report: &mut Report<'_>, config: &Config) -> anyhow::Result<Vec<Catalo
     Ok(models)
 }
 
-/// What a GPU is, and that it computes the golden vectors: a worker starts with no less.
+/// What a GPU is, and that it passes the self-test: a worker starts with no less.
 fn gpu(ordinal: usize) -> Result<String, DeviceError> {
     let worker = cuda::worker(ordinal)?;
     let Description { driver, capability, multiprocessors, memory, .. } = worker.description();
@@ -201,7 +201,7 @@ fn gpu(ordinal: usize) -> Result<String, DeviceError> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     Ok(format!(
         "{worker}, driver for CUDA {driver}, compute capability {capability}, {multiprocessors} multiprocessors, \
-         {:.1} of {:.1} GiB free; {} golden vectors right",
+         {:.1} of {:.1} GiB free; self-test right ({} numbers)",
         gib(free),
         gib(*memory),
         test.compared

@@ -4,7 +4,9 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
+#include <sys/mman.h>
 #include <ucontext.h>
 #include <vector>
 
@@ -21,6 +23,12 @@ constexpr u32 MOST_THREADS = 1024;
 
 enum class State { Ready, AtBarrier, AtWarp, Done };
 
+// Sixteen bytes on their way into shared memory.
+struct Copy {
+    void *to;
+    unsigned char bytes[16];
+};
+
 // Begun once, a fiber serves block after block: it waits where its last thread ended.
 struct Fiber {
     ucontext_t start;
@@ -29,6 +37,8 @@ struct Fiber {
     bool begun = false;
     State state = State::Ready;
     u32 turn = 0; // exchanges so far
+    std::vector<Copy> copies;         // that belong to no set yet
+    std::deque<std::vector<Copy>> sets; // that nobody waited for
 };
 
 // What the lanes of a warp give each other. Two sets: a lane can be one exchange ahead of another, never two.
@@ -43,6 +53,10 @@ std::vector<u32> ready;
 jmp_buf scheduler;
 jmp_buf failure;
 u32 current, threads, waiting, done;
+// Shared memory of the launch: the last bytes before a page without access.
+constexpr std::size_t MOST_SHARED = 227 << 10, PAGE = 4096;
+char *shared_end;
+std::size_t shared_bytes;
 const Kernel *running;
 void **parameters;
 thread_local char message[256];
@@ -62,6 +76,10 @@ void wait_as(State state) {
 void body() {
     for (;;) {
         running->invoke(parameters);
+        if (!fibers[current].copies.empty()) emulated_fault("copies that nobody can wait for");
+        for (auto &set : fibers[current].sets) {
+            if (!set.empty()) emulated_fault("copies that nobody waited for");
+        }
         done++;
         wait_as(State::Done);
     }
@@ -76,9 +94,21 @@ void wake(u32 first, u32 last, State state) {
     }
 }
 
+// Who runs next, by its place in `ready`. In most blocks anyone; in some the first in an order that stays the same, so that
+// warps get as far ahead of the others as barriers let them.
+u32 next(bool eager, u32 order) {
+    if (!eager) return random_below((u32)ready.size());
+    u32 first = 0;
+    for (u32 i = 1; i < ready.size(); i++) {
+        if ((ready[i] ^ order) < (ready[first] ^ order)) first = i;
+    }
+    return first;
+}
+
 void run_block() {
     std::size_t bytes = (std::size_t)(__stop_shared_memory - __start_shared_memory);
     if (bytes) std::memset(__start_shared_memory, 0xff, bytes);
+    if (shared_bytes) std::memset(shared_end - shared_bytes, 0xff, shared_bytes);
     ready.clear();
     waiting = done = 0;
     for (u32 i = 0; i < threads; i++) {
@@ -86,12 +116,16 @@ void run_block() {
         if (!fiber.stack) fiber.stack = static_cast<char *>(std::malloc(STACK));
         fiber.state = State::Ready;
         fiber.turn = 0;
+        fiber.copies.clear();
+        fiber.sets.clear();
         warps[i / 32].arrived = 0;
         ready.push_back(i);
     }
+    bool eager = random_below(4) == 0;
+    u32 order = random_below(MOST_THREADS);
     while (done < threads) {
         if (ready.empty()) emulated_fault("threads wait for others that ended or wait elsewhere");
-        u32 pick = random_below((u32)ready.size());
+        u32 pick = next(eager, order);
         current = ready[pick];
         ready[pick] = ready.back();
         ready.pop_back();
@@ -180,9 +214,51 @@ void emulated_mma_i8(i32 *d, const u32 *a, const u32 *b) {
     }
 }
 
+// PTX ISA, "ldmatrix": with 8 x 8 elements of 16 bits, lane `l` gets elements `l % 4 * 2 ..+ 2` of row `l / 4` of each tile.
+void emulated_load_matrices(u32 *words, const void *row) {
+    if (threads % 32 != 0) emulated_fault("a warp that is not whole");
+    auto address = reinterpret_cast<std::uintptr_t>(row);
+    if (address % 16 != 0) emulated_fault("a row of sixteen bytes that is not aligned");
+    u32 me = current, set = fibers[me].turn++ % 2, lane = me % 32;
+    auto &given = warps[me / 32].given[set];
+    std::memcpy(given[lane], &address, sizeof address);
+    meet_warp();
+    for (u32 tile = 0; tile < 4; tile++) {
+        std::memcpy(&address, given[8 * tile + lane / 4], sizeof address);
+        std::memcpy(&words[tile], reinterpret_cast<const char *>(address) + lane % 4 * 4, 4);
+    }
+}
+
+void emulated_copy16(void *to, const void *from, bool there) {
+    auto aligned = [](const void *address) { return reinterpret_cast<std::uintptr_t>(address) % 16 == 0; };
+    if (!aligned(to) || (there && !aligned(from))) emulated_fault("a copy of 16 bytes that is not aligned");
+    Copy copy = {to, {}};
+    if (there) std::memcpy(copy.bytes, from, 16);
+    std::memset(to, 0xff, 16);
+    fibers[current].copies.push_back(copy);
+}
+
+void emulated_end_copies() {
+    Fiber &fiber = fibers[current];
+    fiber.sets.push_back(std::move(fiber.copies));
+    fiber.copies.clear();
+}
+
+void emulated_wait_for_copies(u32 pending) {
+    auto &sets = fibers[current].sets;
+    for (; sets.size() > pending; sets.pop_front()) {
+        for (const Copy &copy : sets.front()) std::memcpy(copy.to, copy.bytes, 16);
+    }
+}
+
+void *emulated_launch_shared(std::size_t bytes) {
+    if (bytes != shared_bytes) emulated_fault("another size of shared memory");
+    return shared_end - bytes;
+}
+
 // 0 if all went well; else `emulated_message` says what did not.
-extern "C" int emulated_launch(const char *name, const u32 *grid, u32 block, void **arguments, const u32 *sizes, u32 arity,
-                               u64 seed) {
+extern "C" int emulated_launch(const char *name, const u32 *grid, u32 block, u32 shared, void **arguments, const u32 *sizes,
+                               u32 arity, u64 seed) {
     std::lock_guard<std::mutex> held(turn);
     const Kernel *kernel = Kernel::all;
     while (kernel && std::strcmp(kernel->name, name) != 0) kernel = kernel->next;
@@ -199,6 +275,15 @@ extern "C" int emulated_launch(const char *name, const u32 *grid, u32 block, voi
     if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535 || grid[0] > 2147483647u) {
         return refuse("a grid that no device takes");
     }
+    if (shared > MOST_SHARED || shared % 16 != 0) return refuse("shared memory that no device has");
+    if (!shared_end) {
+        std::size_t body = (MOST_SHARED + PAGE - 1) / PAGE * PAGE;
+        void *base = mmap(nullptr, body + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (base == MAP_FAILED) return refuse("no memory for the emulation");
+        shared_end = static_cast<char *>(base) + body;
+        if (mprotect(shared_end, PAGE, PROT_NONE) != 0) return refuse("no guard page");
+    }
+    shared_bytes = shared;
     running = kernel;
     parameters = arguments;
     threads = block;

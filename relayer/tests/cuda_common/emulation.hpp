@@ -1,9 +1,10 @@
 // A GPU without a GPU: enough of CUDA for the kernels of relayer/src/engine/cuda/kernels to compile as C++ and run.
 //
 // Threads of a block are fibers of one operating-system thread. A fiber runs until it waits for others (at a barrier or a
-// shuffle) or ends; who runs next is drawn at random, so a kernel that needs a certain order of threads does not pass for
-// long. Blocks run one after the other, also in random order, and find shared memory full of NaNs. A barrier that some
-// threads never reach is an error, not a hang.
+// shuffle) or ends; who runs next is drawn at random, or in some blocks always the same first, so a kernel that needs a
+// certain order of threads, or warps that keep up with each other, does not pass for long. Blocks run one after the other,
+// also in random order, and find shared memory full of NaNs. A barrier that some threads never reach is an error, not a
+// hang.
 //
 // What this can't show: that a launch is accepted by a driver, what PTX the compiler makes of it, races between threads
 // that never wait for each other inside one stretch of code, blocks that run at the same time, speed.
@@ -42,6 +43,14 @@ inline void __threadfence() {}
 // Gives `mine` to the other lanes of the warp and returns what lane `from` gave; every lane must take part.
 u32 emulated_exchange(u32 mine, u32 from);
 void emulated_mma_i8(i32 *d, const u32 *a, const u32 *b);
+void emulated_load_matrices(u32 *words, const void *row);
+// Copies into shared memory that are under way. What they write to is garbage from the moment they are asked for until they
+// are waited for, the worst that a device may do.
+void emulated_copy16(void *to, const void *from, bool there);
+void emulated_end_copies();
+void emulated_wait_for_copies(u32 pending);
+// The shared memory of the launch, which must be of this size; a page without access follows it.
+void *emulated_launch_shared(std::size_t bytes);
 // Reports a violation and ends the launch.
 [[noreturn]] void emulated_fault(const char *what);
 

@@ -12,7 +12,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-type Launch = unsafe extern "C" fn(*const c_char, *const u32, u32, *mut *mut c_void, *const u32, u32, u64) -> c_int;
+type Launch =
+    unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *mut *mut c_void, *const u32, u32, u64) -> c_int;
 
 /// The compiled kernels.
 pub(crate) struct Library {
@@ -242,6 +243,7 @@ impl Emulated {
                 name.as_ptr(),
                 grid.as_ptr(),
                 threads,
+                kernel.shared,
                 pointers.as_mut_ptr(),
                 sizes.as_ptr(),
                 sizes.len() as u32,
@@ -267,6 +269,7 @@ impl Driver for Emulated {
             capability: "9.0".to_string(),
             multiprocessors: 4,
             memory: self.memory.load(Ordering::SeqCst) as u64,
+            shared: 227 << 10,
         }
     }
 

@@ -6,13 +6,15 @@
 
 use thiserror::Error;
 
-/// A kernel: the source file it is in and its name there.
+/// A kernel: the source file it is in, its name there, and what it needs besides its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
     /// The file, `kernels/<module>.cu`.
     pub module: &'static str,
     /// The function.
     pub name: &'static str,
+    /// Bytes of shared memory that a launch brings for each block, besides what the kernel declares.
+    pub shared: u32,
 }
 
 /// A kernel's parameter.
@@ -64,6 +66,8 @@ pub struct Description {
     pub multiprocessors: u32,
     /// Bytes of memory.
     pub memory: u64,
+    /// Bytes of shared memory that a block can have.
+    pub shared: u32,
 }
 
 /// What can go wrong on a device.
@@ -136,7 +140,7 @@ pub trait Driver {
     /// If the device has failed.
     fn clear(&mut self, at: u64, bytes: usize) -> Result<(), DeviceError>;
 
-    /// Launches `threads` threads in each of `grid` blocks.
+    /// Launches `threads` threads in each of `grid` blocks, which have the shared memory that the kernel needs.
     ///
     /// # Errors
     /// If the launch is refused, or the device has failed. A kernel that fails while it runs may show later.

@@ -393,7 +393,8 @@ impl DeviceModel {
                 let tables_of = &tables.layers[layer];
                 layer += 1;
                 self.device.append_rows((&tables_of.keys, &tables_of.values), &tables.positions, (k, v))?;
-                Some(self.device.attention(q, &heads(parts, q.cols, v.cols), &tables_of.rows)?)
+                let shape = heads(parts, q.cols, v.cols);
+                Some(task.made(self.device.attention(q, &shape, &tables_of.rows, task.group())?, &mut ahead))
             } else {
                 let own = tables.forms.iter().find(|(known, from, _)| (*known, *from) == (per, first));
                 let now = Now { extents: &extents, batch: 1, rows: own.map(|(_, _, rows)| rows) };

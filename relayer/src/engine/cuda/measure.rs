@@ -3,7 +3,7 @@
 
 use super::driver::DeviceError;
 use super::memory::Device;
-use super::ops::{Layer, Quantised, Result};
+use super::ops::{Layer, Result};
 use super::weights::Packed;
 use super::worker::Worker;
 use candor_sdk::program::{WeightTensor, WeightType};
@@ -61,9 +61,7 @@ impl Worker {
                     match dtype.block() {
                         None => drop(device.linear(&x, Layer::of(w))?),
                         Some(group) => {
-                            let (magnitudes, q) = device.quantised_groups(&x, group, true)?;
-                            let q = q.ok_or_else(|| DeviceError::Failed("nothing was quantised".to_string()))?;
-                            device.quantised_linear(Quantised { q: &q, magnitudes: &magnitudes }, Layer::of(w))?;
+                            device.quantised_linear(&device.quantised_groups(&x, group)?, Layer::of(w))?;
                         }
                     }
                 }

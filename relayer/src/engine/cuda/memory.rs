@@ -25,6 +25,8 @@ struct State {
     recording: RefCell<Option<Private>>,
     exact: bool,
     multiprocessors: usize,
+    /// Bytes of shared memory that a block can have.
+    shared: u32,
 }
 
 #[derive(Default)]
@@ -99,19 +101,25 @@ impl Drop for State {
 impl Device {
     /// Takes a driver over.
     pub fn new(driver: Box<dyn Driver>) -> Self {
-        let (exact, multiprocessors) = (driver.exact(), driver.describe().multiprocessors as usize);
+        let (exact, about) = (driver.exact(), driver.describe());
         Self(Rc::new(State {
             driver: RefCell::new(driver),
             spare: RefCell::default(),
             recording: RefCell::default(),
             exact,
-            multiprocessors: multiprocessors.max(1),
+            multiprocessors: (about.multiprocessors as usize).max(1),
+            shared: about.shared,
         }))
     }
 
     /// Multiprocessors of the device.
     pub(super) fn multiprocessors(&self) -> usize {
         self.0.multiprocessors
+    }
+
+    /// Bytes of shared memory that a block of threads can have.
+    pub(super) fn shared(&self) -> u32 {
+        self.0.shared
     }
 
     /// The driver, for what is not memory.

@@ -9,7 +9,7 @@
 //! - `plan`, `fuse`: what is one launch; `run`, `generate`, `model`: plans carried out, tokens generated, traces hashed
 //! - `worker`: the thread that owns a GPU, and what happens when the GPU fails
 //! - `driver`: what is needed of a device; `nvidia` (feature `cuda`) is one, the tests' emulation another
-//! - `selftest`: the golden vectors, before anything is served; `measure`: how fast it is
+//! - `selftest`, `trial`: the golden vectors and two small models, before anything is served; `measure`: how fast it is
 //!
 //! All of it but `nvidia` is compiled and tested without a GPU and without CUDA; `docs/gpu.md` says how, and what that
 //! leaves open.
@@ -26,6 +26,7 @@ pub mod ops;
 mod plan;
 mod run;
 pub mod selftest;
+mod trial;
 mod weights;
 mod worker;
 

@@ -186,6 +186,13 @@ impl Nvidia {
         let name = CString::new(kernel.name).map_err(|_| DeviceError::Failed("a name with a zero".to_string()))?;
         // SAFETY: a module that is loaded.
         let function = or(unsafe { result::module::get_function(module, name) })?;
+        if kernel.shared > 0 {
+            // More than 48 KiB are only for those who ask.
+            let bytes = i32::try_from(kernel.shared).unwrap_or(i32::MAX);
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a function that is loaded.
+            or(unsafe { result::function::set_function_attribute(function, attribute, bytes) })?;
+        }
         self.functions.insert(kernel, function);
         Ok(function)
     }
@@ -196,6 +203,7 @@ impl Driver for Nvidia {
         use sys::CUdevice_attribute_enum as Attribute;
         let ((major, minor), capability) = (Self::version(), self.capability());
         let multiprocessors = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        let shared = self.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         // SAFETY: a device that exists.
         let memory = unsafe { result::device::total_mem(self.device) }.unwrap_or(0);
         Description {
@@ -204,6 +212,7 @@ impl Driver for Nvidia {
             capability: format!("{}.{}", capability.0, capability.1),
             multiprocessors: u32::try_from(multiprocessors).unwrap_or(0),
             memory: memory as u64,
+            shared: u32::try_from(shared).unwrap_or(0),
         }
     }
 
@@ -272,7 +281,9 @@ impl Driver for Nvidia {
         let [x, y, z] = grid;
         // SAFETY: `ops.rs` launches kernels with the parameters that they have, which the emulation checks one by one;
         // addresses are those of buffers that are held until the device has done what was asked before.
-        or(unsafe { result::launch_kernel(function, (x, y, z), (threads, 1, 1), 0, self.stream, &mut pointers) })
+        or(unsafe {
+            result::launch_kernel(function, (x, y, z), (threads, 1, 1), kernel.shared, self.stream, &mut pointers)
+        })
     }
 
     fn begin_recording(&mut self) -> Result<(), DeviceError> {

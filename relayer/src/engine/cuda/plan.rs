@@ -1,7 +1,8 @@
 //! What a plan's steps are on this device: which of them are one launch, and what is released after each.
 
 use super::fuse::{Fused, Fusions};
-use super::ops::TOGETHER;
+use super::memory::Tensor;
+use super::ops::{Quantised, Rows, TOGETHER};
 use crate::engine::plan::{Plan, Step};
 use candor_sdk::program::{BinaryFunction, Model, Op, Operand, Program, WeightType};
 use std::collections::HashMap;
@@ -17,6 +18,17 @@ struct Work {
     along: Vec<usize>,
     /// Of a sum: the norm of it, and the node that it yields, which are done along with it.
     norm: Option<(Fused, usize)>,
+    /// Nodes that are what it makes (the norm, if it makes one) quantised, or magnitudes and what is quantised by them. Not
+    /// every kernel does that along with it.
+    groups: Option<Groups>,
+}
+
+/// Rows that are quantised: the nodes of magnitudes and of bytes, and columns of a group.
+#[derive(Clone, Copy)]
+pub(super) struct Groups {
+    pub(super) magnitudes: usize,
+    pub(super) bytes: usize,
+    size: usize,
 }
 
 /// What to do next.
@@ -26,6 +38,22 @@ pub(super) struct Task<'a> {
     pub(super) release: &'a [usize],
     pub(super) along: Vec<&'a Step>,
     pub(super) norm: Option<(Fused, usize)>,
+    pub(super) groups: Option<Groups>,
+}
+
+impl Task<'_> {
+    /// Columns of the groups that its rows are quantised in.
+    pub(super) fn group(&self) -> Option<usize> {
+        self.groups.map(|groups| groups.size)
+    }
+
+    /// Rows that it made; as quantised along with them they wait in `ahead`.
+    pub(super) fn made(&self, (rows, quantised): Rows, ahead: &mut HashMap<usize, Tensor>) -> Tensor {
+        if let (Some(groups), Some(Quantised { q, magnitudes })) = (self.groups, quantised) {
+            ahead.extend([(groups.magnitudes, magnitudes), (groups.bytes, q)]);
+        }
+        rows
+    }
 }
 
 /// A plan for this device.
@@ -42,12 +70,20 @@ impl DevicePlan {
         for (index, step) in plan.steps.iter().enumerate() {
             if !fusions.inner[step.yields] {
                 let fused = fusions.last[step.node].filter(|_| step.yields == step.node && step.attention.is_none());
-                work.push(Work { step: index, fused, release: Vec::new(), along: Vec::new(), norm: None });
+                work.push(Work {
+                    step: index,
+                    fused,
+                    release: Vec::new(),
+                    along: Vec::new(),
+                    norm: None,
+                    groups: None,
+                });
             }
         }
         layers_together(model, &plan, &mut work);
         rotations_together(program, &plan, &mut work);
         norms_with_sums(program, &plan, &mut work);
+        groups_with_rows(program, &plan, &mut work);
         let last = program.nodes.len().saturating_sub(1);
         let mut seen = vec![false; program.nodes.len()];
         for work in work.iter_mut().rev() {
@@ -70,6 +106,7 @@ impl DevicePlan {
             release: &work.release,
             along: work.along.iter().map(|&step| &self.plan.steps[step]).collect(),
             norm: work.norm,
+            groups: work.groups,
         })
     }
 }
@@ -165,6 +202,28 @@ fn norms_with_sums(program: &Program, plan: &Plan, work: &mut [Work]) {
             && let Some(&sum) = sums.get(&x)
         {
             work[sum].norm = Some((norm, yields));
+        }
+    }
+}
+
+/// Finds rows that are quantised by their own magnitudes, and tells whoever makes the rows or takes the magnitudes.
+fn groups_with_rows(program: &Program, plan: &Plan, work: &mut [Work]) {
+    let mut makers: HashMap<Operand, Vec<usize>> = HashMap::new();
+    for (index, work) in work.iter().enumerate() {
+        let makes = work.norm.map_or(plan.steps[work.step].yields, |(_, normed)| normed);
+        makers.entry(Operand::Node(makes as u32)).or_default().push(index);
+    }
+    for step in &plan.steps {
+        let node = &program.nodes[step.node];
+        let (Op::Quantise { block }, [x, by]) = (&node.op, node.inputs.as_slice()) else { continue };
+        let Operand::Node(magnitudes) = *by else { continue };
+        let own = &program.nodes[magnitudes as usize];
+        if own.op != (Op::BlockAbsMax { block: *block }) || own.inputs != [*x] {
+            continue;
+        }
+        let groups = Groups { magnitudes: magnitudes as usize, bytes: step.node, size: *block as usize };
+        for &maker in [x, by].into_iter().filter_map(|node| makers.get(node)).flatten() {
+            work[maker].groups.get_or_insert(groups);
         }
     }
 }

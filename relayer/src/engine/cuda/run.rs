@@ -4,7 +4,9 @@
 use super::driver::DeviceError;
 use super::fuse::Fused;
 use super::memory::{Buffer, Device, Tensor};
-use super::ops::{AttentionRows, FEW_ROWS, Heads, Layer, Norm, Operand as Read, Quantised, Readers, Result, short};
+use super::ops::{
+    AttentionRows, FEW_ROWS, Heads, Layer, Norm, Operand as Read, Quantised, Readers, Result, Rows, short,
+};
 use super::plan::{DevicePlan, Task, layer_weight};
 use super::weights::Weights;
 use crate::engine::kernels::rows::Reduction;
@@ -145,7 +147,7 @@ impl Run<'_> {
         match fused {
             Some(norm @ Fused::Norm { x, .. }) => {
                 let (x, _) = self.operand(Some(&Operand::Node(x as u32)), tensors, now)?;
-                return device.norm(x, self.norm(norm)?);
+                return Ok(task.made(device.norm(x, self.norm(norm)?, task.group())?, ahead));
             }
             Some(Fused::Softmax { x }) => {
                 return device.softmax(self.operand(Some(&Operand::Node(x as u32)), tensors, now)?.0);
@@ -153,7 +155,7 @@ impl Run<'_> {
             None => {}
         }
         if let Some(parts) = &step.attention {
-            return self.attention(parts, tensors, now);
+            return Ok(task.made(self.attention(parts, tensors, now, task.group())?, ahead));
         }
         match &node.op {
             Op::Input { kind, .. } => self.input(*kind, out),
@@ -178,13 +180,21 @@ impl Run<'_> {
             Op::Binary { function, causal } => {
                 let (x, y) = (operand(0)?, operand(1)?);
                 let alike = |(tensor, _): Read<'_>| (tensor.rows, tensor.cols) == (batch * out.rows, out.cols);
-                match task.norm {
-                    Some((norm, yields)) if alike(x) && alike(y) => {
-                        let (sum, normed) = device.add_and_norm(x.0, y.0, self.norm(norm)?)?;
+                match (task.norm, task.group()) {
+                    _ if !alike(x) || !alike(y) || *causal != 0 => {
+                        device.binary(*function, *causal, batch, out, (x, y))
+                    }
+                    (Some((norm, yields)), _) => {
+                        let (sum, normed) = device.add_and_norm(x.0, y.0, self.norm(norm)?, task.group())?;
+                        let normed = task.made(normed, ahead);
                         ahead.insert(yields, normed);
                         Ok(sum)
                     }
-                    _ => device.binary(*function, *causal, batch, out, (x, y)),
+                    (None, Some(group)) => {
+                        let (rows, quantised) = device.binary_groups(*function, x.0, y.0, group)?;
+                        Ok(task.made((rows, Some(quantised)), ahead))
+                    }
+                    (None, None) => device.binary(*function, *causal, batch, out, (x, y)),
                 }
             }
             Op::MulAdd => device.ternary(false, batch, out, [operand(0)?, operand(1)?, operand(2)?]),
@@ -222,23 +232,20 @@ impl Run<'_> {
                 let ((q, a), (most, b)) = (operand(0)?, operand(1)?);
                 // One side may be the same for all requests while the other is not.
                 let each = |this: Extent, other: Extent| if this.shared && !other.shared { batch } else { 1 };
-                let (q, most) = (device.spread((q, a), each(a, b))?, device.spread((most, b), each(b, a))?);
-                let x = Quantised { q: &q, magnitudes: &most };
-                if !task.along.is_empty() && q.rows <= FEW_ROWS {
-                    return self.together(task, ahead, |layers| device.quantised_linears(x, layers));
+                let (q, magnitudes) = (device.spread((q, a), each(a, b))?, device.spread((most, b), each(b, a))?);
+                let x = Quantised { q, magnitudes };
+                if !task.along.is_empty() && x.q.rows <= FEW_ROWS {
+                    return self.together(task, ahead, |layers| device.quantised_linears(&x, layers));
                 }
                 let (w, bias) = (self.layer(step)?.w, node.inputs.get(3).map(|_| operand(3)).transpose()?);
                 self.with_bias(bias, step.then, now, out, |bias, then| {
-                    device.quantised_linear(x, Layer { w, bias, then })
+                    device.quantised_linear(&x, Layer { w, bias, then })
                 })
             }
             Op::BlockAbsMax { block } => {
-                let (x, _) = operand(0)?;
-                let follower = self.quantised_with(step.node);
-                let (magnitudes, bytes) = device.quantised_groups(x, *block as usize, follower.is_some())?;
-                if let (Some(follower), Some(bytes)) = (follower, bytes) {
-                    ahead.insert(follower, bytes);
-                }
+                let Quantised { q, magnitudes } = device.quantised_groups(operand(0)?.0, *block as usize)?;
+                let own = task.groups.filter(|groups| groups.magnitudes == step.node);
+                ahead.extend(own.map(|groups| (groups.bytes, q)));
                 Ok(magnitudes)
             }
             Op::Quantise { block } => device.quantise(*block, batch, operand(0)?, operand(1)?),
@@ -359,16 +366,6 @@ impl Run<'_> {
         then.map_or(Ok(y.clone()), |function| self.device.unary(function, &y))
     }
 
-    /// The node that quantises the operand of `magnitudes` by them, if one does.
-    fn quantised_with(&self, magnitudes: usize) -> Option<usize> {
-        let nodes = &self.model.program.nodes;
-        let x = nodes[magnitudes].inputs.first()?;
-        let wanted = [*x, Operand::Node(magnitudes as u32)];
-        let follower = (magnitudes + 1..nodes.len()).find(|&node| nodes[node].inputs == wanted)?;
-        matches!(nodes[follower].op, Op::Quantise { block } if nodes[magnitudes].op == Op::BlockAbsMax { block })
-            .then_some(follower)
-    }
-
     /// Which keys and values the rows of whole requests read.
     fn whole_rows(
         &self,
@@ -393,13 +390,19 @@ impl Run<'_> {
         AttentionRows::new(self.device, group, &readers, self.device.upload_words(extents)?, length)
     }
 
-    fn attention(&self, parts: &Attention, tensors: &[Option<Tensor>], now: &Now<'_>) -> Result<Tensor> {
+    fn attention(
+        &self,
+        parts: &Attention,
+        tensors: &[Option<Tensor>],
+        now: &Now<'_>,
+        group: Option<usize>,
+    ) -> Result<Rows> {
         let operand = |node: usize| self.operand(Some(&Operand::Node(node as u32)), tensors, now);
         let ((q, a), (k, b), (v, c)) = (operand(parts.queries)?, operand(parts.keys)?, operand(parts.values)?);
         let heads = heads(parts, a.cols, c.cols);
         let q = self.device.spread((q, a), now.batch)?;
         let rows = self.whole_rows(heads.group, now.batch, a.rows, parts.causal, (k, b), (v, c))?;
-        self.device.attention(&q, &heads, &rows)
+        self.device.attention(&q, &heads, &rows, group)
     }
 
     /// The tensor of a view node.

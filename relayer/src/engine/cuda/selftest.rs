@@ -1,10 +1,12 @@
-//! The golden vectors, on this very device: what a device has to get right, to the bit, before it may serve.
+//! What a device has to get right, to the bit, before it may serve: the golden vectors and two small models, on this very
+//! device.
 //!
-//! They are the files that the SDK, the CPU kernels and the Solidity verifier are compared with, built into the binary.
+//! The vectors are the files that the SDK, the CPU kernels and the Solidity verifier are compared with, built into the binary.
 
 use super::driver::DeviceError;
 use super::memory::{Device, Tensor};
-use super::ops::{Layer, Norm, Quantised, Result};
+use super::ops::{Layer, Norm, Result, TILE_COLUMNS, Tiles, tiles};
+use super::trial;
 use super::weights::Packed;
 use crate::engine::kernels::rows::Reduction;
 use crate::engine::ops::Extent;
@@ -30,7 +32,7 @@ const FILES: [(&str, &str, Check); 7] = [
 
 type Check = fn(&Device, &Value, &mut SelfTest) -> Result<()>;
 
-/// What a device made of the golden vectors.
+/// What a device made of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelfTest {
     /// Numbers that were compared.
@@ -51,13 +53,13 @@ impl SelfTest {
             None if self.compared > 0 => Ok(()),
             None => Err(DeviceError::Failed("the self-test compared nothing".to_string())),
             Some(first) => Err(DeviceError::Failed(format!(
-                "computes wrong numbers and can't be trusted: {} of {} golden vectors, the first {first}",
+                "computes wrong numbers and can't be trusted: {} of {} numbers of the self-test, the first {first}",
                 self.wrong_count, self.compared
             ))),
         }
     }
 
-    fn compare(&mut self, what: &str, found: &[u32], expected: &[u32]) {
+    pub(super) fn compare(&mut self, what: &str, found: &[u32], expected: &[u32]) {
         /// Examples that are kept.
         const EXAMPLES: usize = 8;
         self.compared += expected.len();
@@ -75,7 +77,7 @@ impl SelfTest {
     }
 }
 
-/// Computes all golden vectors.
+/// Computes all golden vectors, and the models of `trial.rs`.
 ///
 /// # Errors
 /// If the device fails. Wrong bits are in the result.
@@ -86,6 +88,7 @@ pub fn run(device: &Device) -> Result<SelfTest> {
             serde_json::from_str(text).map_err(|error| DeviceError::Failed(format!("{name}.json: {error}")))?;
         check(device, &vectors, &mut test)?;
     }
+    trial::run(device, &mut test)?;
     Ok(test)
 }
 
@@ -169,8 +172,10 @@ fn weight(shape: (usize, usize), dtype: WeightType, bytes: Vec<u8>) -> Result<We
         .map_err(|error| DeviceError::Failed(error.to_string()))
 }
 
-/// Rows that are computed together: enough for each kernel of a contraction.
+/// Rows that are computed together: enough for each kernel of a contraction of few rows.
 const COMPANY: [usize; 5] = [1, 2, 4, 8, 40];
+/// The same for the tiles of many rows, which a device would not choose for so few.
+const CROWD: usize = 40;
 
 fn contractions(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()> {
     for case in cases(vectors, "cases")? {
@@ -190,8 +195,19 @@ fn contractions(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result
             let out = device.linear(&company, Layer::of(&packed))?;
             test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(rows));
         }
+        let crowd = device.float_bits((CROWD, x.len()), &x.repeat(CROWD))?;
+        for tiles in all_tiles(device, dtype) {
+            let out = device.linear_by(tiles, &crowd, Layer::of(&packed))?;
+            test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(CROWD));
+        }
     }
     Ok(())
+}
+
+/// Every tile that the device has room for.
+fn all_tiles(device: &Device, dtype: WeightType) -> impl Iterator<Item = Tiles> {
+    let (larger, smallest) = tiles(dtype);
+    larger.iter().copied().chain([smallest]).filter(|tiles| device.has_room_for(tiles))
 }
 
 fn quantised(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()> {
@@ -207,13 +223,20 @@ fn quantised(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()
         let packed = Packed::load(device, &weight((1, x.len()), dtype, bytes(case, "w")?)?)?;
         for rows in COMPANY {
             let company = device.float_bits((rows, x.len()), &x.repeat(rows))?;
-            let (magnitudes, q) = device.quantised_groups(&company, group, true)?;
-            let q = q.ok_or_else(|| broken("bytes"))?;
-            let found: Vec<u32> = q.words()?;
+            let quantised = device.quantised_groups(&company, group)?;
+            let found: Vec<u32> = quantised.q.words()?;
             let expected: Vec<u32> = bytes(case, "xValues")?.into_iter().map(u32::from).collect();
             test.compare(name(case), &found, &expected.repeat(rows));
-            let out = device.quantised_linear(Quantised { q: &q, magnitudes: &magnitudes }, Layer::of(&packed))?;
+            let out = device.quantised_linear(&quantised, Layer::of(&packed))?;
             test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(rows));
+        }
+        if x.len().is_multiple_of(TILE_COLUMNS) {
+            let crowd = device.float_bits((CROWD, x.len()), &x.repeat(CROWD))?;
+            let crowd = device.quantised_groups(&crowd, group)?;
+            for tiles in all_tiles(device, dtype) {
+                let out = device.quantised_linear_by(tiles, &crowd, Layer::of(&packed))?;
+                test.compare(name(case), &out.words()?, &words(case, "out")?.repeat(CROWD));
+            }
         }
     }
     Ok(())
@@ -247,12 +270,12 @@ fn rows(device: &Device, vectors: &Value, test: &mut SelfTest) -> Result<()> {
         test.compare(name(case), &device.softmax(&x)?.words()?, &words(case, "softmax")?);
         test.compare(
             name(case),
-            &device.norm(&x, Norm { weight: &w, bias: None, epsilon })?.words()?,
+            &device.norm(&x, Norm { weight: &w, bias: None, epsilon }, None)?.0.words()?,
             &words(case, "rmsNorm")?,
         );
         test.compare(
             name(case),
-            &device.norm(&x, Norm { weight: &w, bias: Some(&b), epsilon })?.words()?,
+            &device.norm(&x, Norm { weight: &w, bias: Some(&b), epsilon }, None)?.0.words()?,
             &words(case, "layerNorm")?,
         );
     }

@@ -271,6 +271,24 @@ DEVICE_CALL float binary(u32 function, float x, float y) {
     }
 }
 
+// C2: numbers 0 to `count` in ascending order, from +0. Several are asked for at once, because memory takes long to answer;
+// those beyond the end are the last one again, which is not added.
+template <class Number> DEVICE float ascending_sum(u32 count, const Number &number) {
+    constexpr u32 AHEAD = 8;
+    float sum = 0.0f;
+    for (u32 first = 0; first < count; first += AHEAD) {
+        float x[AHEAD];
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) x[i] = number(first + i < count ? first + i : count - 1);
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            float next = add(sum, x[i]);
+            sum = first + i < count ? next : sum;
+        }
+    }
+    return sum;
+}
+
 // The end of a contraction: the bias if there is one, then the function that follows in the graph, if one does.
 DEVICE float finish(float sum, const float *bias, u32 column, u32 function) {
     if (bias) sum = add(sum, bias[column]);

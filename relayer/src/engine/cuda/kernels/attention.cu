@@ -1,72 +1,62 @@
-// Attention (N2) over keys and values that lie row after row, `[position][heads of keys][width]`, as layers yield them and
-// caches keep them. Three launches: scores and the maxima of each 128 positions; numerators and the mix of each 128
-// positions; sums. A block of 128 positions is a block of the arithmetic (C4: counted from position 0, whatever was
-// computed before), and a thread owns a chain of products from its first to its last.
-//
-// Rows of scores end where the row's extent ends: nothing is padded and nothing beyond is read.
-#include "rows.cuh"
+// Attention (N2) of few queries: of a token that is generated, whose positions are what can be shared out. Three launches:
+// scores and the maxima of each 128 positions; numerators and the mix of each 128 positions; sums. A thread owns a chain of
+// products from its first to its last.
+#include "attention.cuh"
+#include "groups.cuh"
 
 namespace arithmetic {
 
-constexpr u32 BLOCK = 128;
 constexpr u32 SIDE = 32;
 constexpr u32 QUERIES = 8;
-
-// Consecutive rows of queries that read the same keys and values.
-struct Tile {
-    const float *keys, *values;
-    u32 first_row, rows;
-};
-
-// The heads of a layer: `group` heads of queries share one of keys. Scores and mixes begin with row `base`.
-struct Heads {
-    u32 heads, group, base;
-
-    MEMBER u32 shared() const { return heads / group; }
-    // Query `i` of a tile that reads shared head `kv`: its row, its place among all [row][head], and among those since
-    // `base`.
-    MEMBER u32 row(const Tile &tile, u32 i) const { return tile.first_row + i / group; }
-    MEMBER u32 place(const Tile &tile, u32 kv, u32 i) const { return row(tile, i) * heads + kv * group + i % group; }
-    MEMBER u32 line(const Tile &tile, u32 kv, u32 i) const { return place(tile, kv, i) - base * heads; }
-};
-
-DEVICE u32 blocks_of(u32 positions) { return (positions + BLOCK - 1) / BLOCK; }
+// Values that a thread asks for at once.
+constexpr u32 AHEAD = 32;
+// Rows of SIDE columns that a block of threads brings at once.
+constexpr u32 ROWS = BLOCK / SIDE;
 
 // grid: shared heads x blocks of positions x tiles. `extents[row]` positions are seen by a row. With `fill` what a row does
 // not see is +0, up to `stride`.
 KERNEL(attention_scores, 128, float *scores, float *maxima, const float *queries, const Tile *tiles, const u32 *extents,
        u32 heads, u32 group, u32 width, u32 stride, u32 base, float scale, u32 fill) {
     SHARED float keys[BLOCK][SIDE + 1];
-    SHARED float qs[QUERIES][SIDE];
+    SHARED ALIGNED(16) float qs[SIDE][QUERIES];
     SHARED float tops[QUERIES][BLOCK / WARP];
     Heads shape = {heads, group, base};
     Tile tile = tiles[blockIdx.z];
     u32 kv = blockIdx.x, thread = threadIdx.x, first = blockIdx.y * BLOCK, position = first + thread;
     u32 last = extents[tile.first_row + tile.rows - 1], count = tile.rows * group;
     if (first >= last && !fill) return;
+    // What a thread brings: a column of every fourth position and query.
+    u32 own_column = thread % SIDE, own_row = thread / SIDE, step = shape.shared() * width;
 
     for (u32 start = 0; start < count; start += QUERIES) {
         float p[QUERIES], sum[QUERIES];
 #pragma unroll
         for (u32 i = 0; i < QUERIES; i++) p[i] = sum[i] = 0.0f;
         for (u32 column = 0; column < width; column += SIDE) {
-            __syncthreads(); // what is staged has been used
-            for (u32 i = thread; i < BLOCK * SIDE; i += blockDim.x) {
-                u32 at = first + i / SIDE, c = column + i % SIDE;
-                bool exists = at < last && c < width;
-                keys[i / SIDE][i % SIDE] = exists ? tile.keys[((u64)at * shape.shared() + kv) * width + c] : 0.0f;
-            }
-            for (u32 i = thread; i < QUERIES * SIDE; i += blockDim.x) {
-                u32 query = start + i / SIDE, c = column + i % SIDE;
-                bool exists = query < count && c < width;
-                qs[i / SIDE][i % SIDE] = exists ? queries[(u64)shape.place(tile, kv, query) * width + c] : 0.0f;
-            }
-            __syncthreads();
+            // All are asked for before any is stored, because memory takes long to answer. What lies beyond the last row,
+            // query or column is the last one again, of which nothing is kept.
             u32 end = width - column < SIDE ? width - column : SIDE;
-            for (u32 c = 0; c < end; c++) {
-                float key = keys[thread][c];
+            u32 from = column + (own_column < end ? own_column : end - 1);
+            float key[BLOCK / ROWS], query[QUERIES / ROWS];
 #pragma unroll
-                for (u32 i = 0; i < QUERIES; i++) p[i] = fma(qs[i][c], key, p[i]);
+            for (u32 i = 0; i < BLOCK / ROWS; i++) {
+                u32 at = first + i * ROWS + own_row;
+                key[i] = tile.keys[(u64)(at < last ? at : last - 1) * step + kv * width + from];
+            }
+#pragma unroll
+            for (u32 i = 0; i < QUERIES / ROWS; i++) {
+                u32 at = start + i * ROWS + own_row;
+                query[i] = queries[(u64)shape.place(tile, kv, at < count ? at : count - 1) * width + from];
+            }
+            __syncthreads(); // what is staged has been used
+#pragma unroll
+            for (u32 i = 0; i < BLOCK / ROWS; i++) keys[i * ROWS + own_row][own_column] = key[i];
+#pragma unroll
+            for (u32 i = 0; i < QUERIES / ROWS; i++) qs[own_column][i * ROWS + own_row] = query[i];
+            __syncthreads();
+            for (u32 c = 0; c < end; c++) {
+#pragma unroll
+                for (u32 i = 0; i < QUERIES; i++) p[i] = fma(qs[c][i], keys[thread][c], p[i]);
             }
             if ((column + SIDE) % BLOCK == 0 || column + SIDE >= width) {
 #pragma unroll
@@ -78,15 +68,14 @@ KERNEL(attention_scores, 128, float *scores, float *maxima, const float *queries
         }
 #pragma unroll
         for (u32 i = 0; i < QUERIES; i++) {
+            if (start + i >= count) break; // all threads
             float top = from_bits(0xff800000u);
-            if (start + i < count) {
-                u64 line = shape.line(tile, kv, start + i);
-                if (position < extents[shape.row(tile, start + i)]) {
-                    top = canonical(mul(sum[i], scale));
-                    scores[line * stride + position] = top;
-                } else if (fill && position < stride) {
-                    scores[line * stride + position] = 0.0f;
-                }
+            u64 line = shape.line(tile, kv, start + i);
+            if (position < extents[shape.row(tile, start + i)]) {
+                top = canonical(mul(sum[i], scale));
+                scores[line * stride + position] = top;
+            } else if (fill && position < stride) {
+                scores[line * stride + position] = 0.0f;
             }
             top = tree<MAXIMUM>(top);
             if (lane_index() == 0) tops[i][warp_index()] = top;
@@ -103,7 +92,7 @@ KERNEL(attention_scores, 128, float *scores, float *maxima, const float *queries
 // The same grid. Scores become numerators; `mixes` is [row][head][block of positions][width], `width` that of values.
 KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, const Tile *tiles, const u32 *extents,
        u32 heads, u32 group, u32 width, u32 stride, u32 base) {
-    SHARED float es[QUERIES][BLOCK];
+    SHARED ALIGNED(16) float es[BLOCK][QUERIES];
     SHARED float tops[QUERIES];
     Heads shape = {heads, group, base};
     Tile tile = tiles[blockIdx.z];
@@ -124,8 +113,10 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
             if (lane_index() == 0) tops[i] = top;
         }
         __syncthreads();
-        u32 seen[QUERIES];
-        bool whole = true;
+        // All scores are asked for before any numerator is stored.
+        // The fewest and the most positions that one of them sees.
+        u32 seen[QUERIES], least = BLOCK, most = 0;
+        float score[QUERIES];
 #pragma unroll
         for (u32 i = 0; i < QUERIES; i++) {
             seen[i] = 0;
@@ -133,10 +124,18 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
                 u32 extent = extents[shape.row(tile, start + i)];
                 seen[i] = extent < first ? 0 : extent - first < BLOCK ? extent - first : BLOCK;
             }
-            whole = whole && seen[i] == BLOCK;
+            if (seen[i] > 0 && seen[i] < least) least = seen[i];
+            most = seen[i] > most ? seen[i] : most;
+        }
+#pragma unroll
+        for (u32 i = 0; i < QUERIES; i++) {
+            if (thread < seen[i]) score[i] = scores[(u64)shape.line(tile, kv, start + i) * stride + position];
+        }
+#pragma unroll
+        for (u32 i = 0; i < QUERIES; i++) {
             if (thread < seen[i]) {
-                float *score = scores + (u64)shape.line(tile, kv, start + i) * stride + position;
-                es[i][thread] = *score = exp(sub(*score, tops[i]));
+                es[thread][i] = score[i] = exp(sub(score[i], tops[i]));
+                scores[(u64)shape.line(tile, kv, start + i) * stride + position] = score[i];
             }
         }
         __syncthreads();
@@ -146,23 +145,25 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
             for (u32 i = 0; i < QUERIES; i++) p[i] = 0.0f;
             const float *values = tile.values + ((u64)first * shape.shared() + kv) * width + column;
             u64 step = (u64)shape.shared() * width;
-            if (whole) {
-#pragma unroll 4
-                for (u32 j = 0; j < BLOCK; j++) {
-                    float value = values[j * step];
+            // Values are asked for several at once, because memory takes long to answer; those beyond the end are the last
+            // one again. Of queries that see none nothing is kept.
+            for (u32 j = 0; j < least; j += AHEAD) {
+                float value[AHEAD];
 #pragma unroll
-                    for (u32 i = 0; i < QUERIES; i++) p[i] = fma(es[i][j], value, p[i]);
-                }
-            } else {
-                u32 most = 0;
+                for (u32 a = 0; a < AHEAD; a++) value[a] = values[(j + a < least ? j + a : least - 1) * step];
 #pragma unroll
-                for (u32 i = 0; i < QUERIES; i++) most = seen[i] > most ? seen[i] : most;
-                for (u32 j = 0; j < most; j++) {
-                    float value = values[j * step];
+                for (u32 a = 0; a < AHEAD; a++) {
+                    if (j + a < least) {
 #pragma unroll
-                    for (u32 i = 0; i < QUERIES; i++) {
-                        if (j < seen[i]) p[i] = fma(es[i][j], value, p[i]);
+                        for (u32 i = 0; i < QUERIES; i++) p[i] = fma(es[j + a][i], value[a], p[i]);
                     }
+                }
+            }
+            for (u32 j = least; j < most; j++) {
+                float value = values[j * step];
+#pragma unroll
+                for (u32 i = 0; i < QUERIES; i++) {
+                    if (j < seen[i]) p[i] = fma(es[j][i], value, p[i]);
                 }
             }
 #pragma unroll
@@ -176,21 +177,34 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
     }
 }
 
-// A block of threads to each [row][head]: the sum of the numerators (R1, chunks of 1024 positions), the sum of the mixes
-// in ascending order of their blocks, and their quotient.
+// A block of threads to each `together` heads of a row: the sums of the numerators (R1, chunks of 1024 positions), the sums
+// of the mixes in ascending order of their blocks, and their quotients. The columns of heads that go together are whole
+// groups, if the row is quantised.
 KERNEL(attention_quotients, 128, float *out, const float *mixes, const float *scores, const u32 *extents, u32 heads,
-       u32 width, u32 stride, u32 base) {
+       u32 width, u32 stride, u32 base, u32 together, GROUP_PARAMETERS) {
     SHARED float partials[1024];
-    u64 line = blockIdx.x;
-    u32 extent = extents[base + blockIdx.x / heads], blocks = blocks_of(extent);
-    const float *row = scores + line * stride;
-    float sum = reduce_by_block<SUM>([row](u32 i) { return row[i]; }, extent, partials);
-    for (u32 column = threadIdx.x; column < width; column += blockDim.x) {
-        const float *mix = mixes + line * blocks_of(stride) * width + column;
-        float total = 0.0f;
-        for (u32 block = 0; block < blocks; block++) total = add(total, mix[(u64)block * width]);
-        out[((u64)base * heads + line) * width + column] = canonical(div(total, sum));
+    SHARED float sums[SPAN];
+    u32 parts = (heads + together - 1) / together, row = blockIdx.x / parts, first = blockIdx.x % parts * together;
+    u32 end = first + together < heads ? first + together : heads;
+    u32 extent = extents[base + row], blocks = blocks_of(extent);
+    for (u32 head = first; head < end; head++) {
+        const float *numerators = scores + ((u64)row * heads + head) * stride;
+        float sum = reduce_by_block<SUM>([numerators](u32 i) { return numerators[i]; }, extent, partials);
+        if (threadIdx.x == 0) sums[head - first] = sum;
     }
+    __syncthreads();
+    u64 place = base + row;
+    float *result = out + place * heads * width;
+    for (u32 i = first * width + threadIdx.x; i < end * width; i += blockDim.x) {
+        u32 head = i / width;
+        const float *mix = mixes + ((u64)row * heads + head) * blocks_of(stride) * width + i % width;
+        float total = ascending_sum(blocks, [mix, width](u32 block) { return mix[(u64)block * width]; });
+        result[i] = canonical(div(total, sums[head - first]));
+    }
+    Groups groups = GROUPS(heads * width);
+    if (!groups.q) return;
+    __syncthreads(); // a group is the work of many threads
+    groups.make_all(place, first * width, end * width, [result](u32 i) { return result[i]; }, [](u32, float) {});
 }
 
 // The mix by itself, of weights [row][head][positions] and transposed values [shared head][width][positions] (P-34): a

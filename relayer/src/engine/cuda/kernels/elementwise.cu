@@ -1,4 +1,5 @@
 // Functions of elements, with broadcasting. No element depends on another, so there is no order to keep.
+#include "groups.cuh"
 #include "rows.cuh"
 
 namespace arithmetic {
@@ -40,6 +41,12 @@ KERNEL(binary_all, 256, float *out, u64 count, u32 rows, u32 cols, u32 function,
 // function(x, y) of operands that lie exactly as the result does.
 KERNEL(binary_alike, 256, float *out, const float *x, const float *y, u64 count, u32 function) {
     for (u64 i = first_index(); i < count; i += index_step()) out[i] = binary(function, x[i], y[i]);
+}
+
+// The same for rows that are quantised.
+KERNEL(binary_groups, 256, float *out, const float *x, const float *y, u64 rows, u32 cols, u32 function, GROUP_PARAMETERS) {
+    auto element = [x, y, function](u64 at) { return binary(function, x[at], y[at]); };
+    GROUPS(cols).make_rows(rows, element, [out](u64 at, float result) { out[at] = result; });
 }
 
 KERNEL(mul_add_all, 256, float *out, u64 count, u32 rows, u32 cols, const float *x, u32 x_request, u32 x_row, u32 x_each,

@@ -2,6 +2,8 @@
 //
 // A block of 128 products is a chain of `fma` in ascending order, owned by one thread from end to end; the partials of an
 // output are added in ascending order by one thread. Which warp computes which block, and when, has no part in the result.
+#include "bands.cuh"
+#include "float_tiles.cuh"
 #include "panels.cuh"
 
 namespace arithmetic {
@@ -87,109 +89,53 @@ LINEAR_FEW(linear_bf16_2, BF16, 2)
 LINEAR_FEW(linear_bf16_4, BF16, 4)
 LINEAR_FEW(linear_bf16_8, BF16, 8)
 
-// Many rows: tiles of 16 R rows x 16 R outputs, a thread R x R of them. Columns go through shared memory 16 at a time, the
-// next while the last are used; 16 divides 128, so a block of products never ends inside such a slice, and the chain of a
-// block lives in registers from slice to slice. The last slice stops at K: nothing is padded.
-template <u32 TYPE, u32 R>
-DEVICE void linear_many(float *out, const float *x, const u8 *w, const float *bias, u32 m, u32 n, u32 k, u32 then) {
-    constexpr u32 TILE = 16 * R, SLICE = 16, EACH = Element<TYPE>::PER_STEP;
-    constexpr u32 QUADS = TILE * SLICE / EACH, MINE = (QUADS + 255) / 256, LOADS = TILE * SLICE / 256, GROUPS = R / 4;
-    SHARED ALIGNED(16) float left[2][SLICE][TILE + 4];
-    SHARED ALIGNED(16) float right[2][SLICE][TILE];
-    u32 tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-    u32 first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
-    u32 steps = (k + EACH - 1) / EACH, panels = (n + PANEL - 1) / PANEL, slices = (k + SLICE - 1) / SLICE;
-    // A thread loads LOADS consecutive columns of one row.
-    u32 load_row = threadIdx.x / (SLICE / LOADS), load_column = threadIdx.x % (SLICE / LOADS) * LOADS;
+// 16 S outputs of packed weights on their way into shared memory, widened there.
+template <u32 TYPE, u32 S> struct Outputs {
+    static constexpr u32 EACH = Element<TYPE>::PER_STEP, STEPS = SLICE / EACH;
+    static constexpr u32 QUADS = 16 * S * STEPS, MINE = (QUADS + 255) / 256;
+    const u8 *w;
+    u32 first_panel, panels, steps;
+    Quad x[MINE];
 
-    float xs[LOADS];
-    Quad ws[MINE];
-    auto fetch = [&](u32 slice) {
-        u32 row = first_row + load_row, column = slice * SLICE + load_column;
-        if (k % 4 == 0) {
-#pragma unroll
-            for (u32 i = 0; i < LOADS; i += 4) {
-                Quad quad = {{0, 0, 0, 0}};
-                if (row < m && column + i < k) quad = load16(x + (u64)row * k + column + i);
-#pragma unroll
-                for (u32 j = 0; j < 4; j++) xs[i + j] = from_bits(quad.word[j]);
-            }
-        } else {
-#pragma unroll
-            for (u32 i = 0; i < LOADS; i++) xs[i] = row < m && column + i < k ? x[(u64)row * k + column + i] : 0.0f;
-        }
+    MEMBER void fetch(u32 slice) {
 #pragma unroll
         for (u32 i = 0; i < MINE; i++) {
-            u32 quad = threadIdx.x + i * 256, lane = quad % PANEL, step = quad / PANEL % (SLICE / EACH);
-            u32 panel = first_column / PANEL + quad / PANEL / (SLICE / EACH), at = slice * (SLICE / EACH) + step;
-            ws[i] = {{0, 0, 0, 0}};
-            if (quad < QUADS && panel < panels && at < steps) ws[i] = load16(w + (((u64)panel * steps + at) * PANEL + lane) * 16);
+            u32 quad = threadIdx.x + i * 256, lane = quad % PANEL, step = slice * STEPS + quad / PANEL % STEPS;
+            u32 panel = first_panel + quad / PANEL / STEPS;
+            x[i] = {{0, 0, 0, 0}};
+            if (quad < QUADS && panel < panels && step < steps) x[i] = load16(w + (((u64)panel * steps + step) * PANEL + lane) * 16);
         }
-    };
-    auto stage = [&](u32 buffer) {
-#pragma unroll
-        for (u32 i = 0; i < LOADS; i++) left[buffer][load_column + i][load_row] = xs[i];
+    }
+    MEMBER void stage(Side<S> &to) const {
 #pragma unroll
         for (u32 i = 0; i < MINE; i++) {
-            u32 quad = threadIdx.x + i * 256, lane = quad % PANEL, step = quad / PANEL % (SLICE / EACH);
-            u32 column = quad / PANEL / (SLICE / EACH) * PANEL + lane;
+            u32 quad = threadIdx.x + i * 256, step = quad / PANEL % STEPS;
+            u32 output = quad / PANEL / STEPS * PANEL + quad % PANEL;
             if (quad < QUADS) {
 #pragma unroll
-                for (u32 e = 0; e < EACH; e++) right[buffer][step * EACH + e][column] = Element<TYPE>::of(ws[i], e);
-            }
-        }
-    };
-
-    float sum[R][R], p[R][R];
-#pragma unroll
-    for (u32 i = 0; i < R * R; i++) sum[i / R][i % R] = p[i / R][i % R] = 0.0f;
-    // Where output i of a thread lies along a side of the tile: groups of four, so that four are loaded at once.
-    auto place = [](u32 thread, u32 i) { return i / 4 * 64 + thread * 4 + i % 4; };
-    auto multiply = [&](u32 buffer, u32 column) {
-        float a[R], b[R];
-#pragma unroll
-        for (u32 g = 0; g < GROUPS; g++) {
-            Quad qa = *(const Quad *)&left[buffer][column][place(ty, 4 * g)];
-            Quad qb = *(const Quad *)&right[buffer][column][place(tx, 4 * g)];
-#pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                a[4 * g + i] = from_bits(qa.word[i]);
-                b[4 * g + i] = from_bits(qb.word[i]);
-            }
-        }
-#pragma unroll
-        for (u32 i = 0; i < R; i++) {
-#pragma unroll
-            for (u32 j = 0; j < R; j++) p[i][j] = fma(a[i], b[j], p[i][j]);
-        }
-    };
-
-    if (slices > 0) fetch(0);
-    for (u32 slice = 0; slice < slices; slice++) {
-        u32 buffer = slice % 2;
-        stage(buffer);
-        __syncthreads();
-        if (slice + 1 < slices) fetch(slice + 1);
-        if ((slice + 1) * SLICE <= k) {
-#pragma unroll
-            for (u32 column = 0; column < SLICE; column++) multiply(buffer, column);
-        } else {
-            for (u32 column = 0; column < k - slice * SLICE; column++) multiply(buffer, column);
-        }
-        if ((slice + 1) * SLICE % BLOCK == 0 || slice + 1 == slices) {
-#pragma unroll
-            for (u32 i = 0; i < R * R; i++) {
-                sum[i / R][i % R] = add(sum[i / R][i % R], p[i / R][i % R]);
-                p[i / R][i % R] = 0.0f;
+                for (u32 e = 0; e < EACH; e++) to[step * EACH + e][output] = Element<TYPE>::of(x[i], e);
             }
         }
     }
+};
+
+// Many rows: tiles of 16 S rows x 16 S outputs (float_tiles.cuh).
+template <u32 TYPE, u32 S>
+DEVICE void linear_many(float *out, const float *x, const u8 *w, const float *bias, u32 m, u32 n, u32 k, u32 then) {
+    u32 first_row, first_output;
+    own_tile<16 * S, 16 * S>(m, n, first_row, first_output);
+    u32 own = first_row + Rows<S>::own();
+    Rows<S> rows = {own < m ? x + (u64)own * k : nullptr, k, {}};
+    u32 each = Element<TYPE>::PER_STEP;
+    Outputs<TYPE, S> outputs = {w, first_output / PANEL, (n + PANEL - 1) / PANEL, (k + each - 1) / each, {}};
+    float sum[S][S];
+    contract(sum, rows, outputs, k);
 #pragma unroll
-    for (u32 i = 0; i < R; i++) {
+    for (u32 i = 0; i < S; i++) {
 #pragma unroll
-        for (u32 j = 0; j < R; j++) {
-            u32 row = first_row + place(ty, i), column = first_column + place(tx, j);
-            if (row < m && column < n) out[(u64)row * n + column] = finish(sum[i][j], bias, column, then);
+        for (u32 j = 0; j < S; j++) {
+            u32 row = first_row + place(threadIdx.x / 16, i), output = first_output + place(threadIdx.x % 16, j);
+            if (row < m && output < n) out[(u64)row * n + output] = finish(sum[i][j], bias, output, then);
         }
     }
 }

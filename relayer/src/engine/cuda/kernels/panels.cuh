@@ -61,8 +61,7 @@ DEVICE bool last_of_panel(const Layer &layer, u32 panel) {
 template <u32 M> DEVICE void add_partials(const Layer &layer, u32 panel, const float *mine, u32 first_row, u32 rows, u32 blocks) {
     u32 column = panel * PANEL + lane_index();
     for (u32 row = warp_index(); row < rows; row += WARPS) {
-        float sum = 0.0f;
-        for (u32 block = 0; block < blocks; block++) sum = add(sum, load_shared_result(mine + partial_at<M>(block, row)));
+        float sum = ascending_sum(blocks, [&](u32 block) { return load_shared_result(mine + partial_at<M>(block, row)); });
         if (column < layer.n) {
             layer.out[(u64)(first_row + row) * layer.n + column] = finish(sum, layer.bias, column, layer.then);
         }

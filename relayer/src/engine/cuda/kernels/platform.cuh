@@ -66,6 +66,59 @@ DEVICE float load_shared_result(const float *address) {
 #endif
 }
 
+// Asks for sixteen bytes to be copied into shared memory, past the registers; for zeros if they are not `there`, and then
+// nothing is read, wherever `from` points. Both addresses are multiples of sixteen.
+DEVICE void copy16(void *to, const void *from, bool there) {
+#ifdef __CUDACC__
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0)
+                 : "memory");
+#else
+    emulated_copy16(to, from, there);
+#endif
+}
+
+// Ends a set of copies, empty or not.
+DEVICE void end_copies() {
+#ifdef __CUDACC__
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#else
+    emulated_end_copies();
+#endif
+}
+
+// Waits for this thread's copies, except those of its last `PENDING` sets.
+template <u32 PENDING> DEVICE void wait_for_copies() {
+#ifdef __CUDACC__
+    asm volatile("cp.async.wait_group %0;" : : "n"(PENDING) : "memory");
+#else
+    emulated_wait_for_copies(PENDING);
+#endif
+}
+
+// The shared memory that a launch brings (`Kernel::shared` of driver.rs), as `COUNT` things in a row.
+template <class T, u32 COUNT> DEVICE T *launch_shared() {
+#ifdef __CUDACC__
+    extern SHARED ALIGNED(128) u8 launched[];
+    return (T *)launched;
+#else
+    return static_cast<T *>(emulated_launch_shared(COUNT * sizeof(T)));
+#endif
+}
+
+// Four tiles of 8 x 16 bytes from shared memory, spread over the lanes of a warp as the matrix instruction wants them: lane
+// `l` gets word `l % 4` of row `l / 4` of each. The address of row `r` of tile `t` is that of lane `8 * t + r`.
+DEVICE void load_matrices(u32 words[4], const Quad *row) {
+#ifdef __CUDACC__
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"((u32)__cvta_generic_to_shared(row)));
+#else
+    emulated_load_matrices(words, row);
+#endif
+}
+
 // d += a * b for a 16 x 32 tile of signed bytes in rows and a 32 x 8 tile in columns, spread over the lanes of a warp as
 // PTX says for mma.m16n8k32. The sums are exact, so their order is nobody's business.
 DEVICE void mma_i8(i32 d[4], const u32 a[4], const u32 b[2]) {

@@ -1,36 +1,14 @@
-// Quantised contractions (Q1 to Q6). The integer sum of a group is exact, so any instruction may compute it in any order;
-// what follows it is three operations on f32 in the order of Q6, and the partials of 128 are added in ascending order.
+// Quantised activations, and their contractions of few rows (Q1 to Q6); those of many rows are in quantised_tiles.cu. The
+// integer sum of a group is exact, so any instruction may compute it in any order; what follows it is three operations on
+// f32 in the order of Q6, and the partials of 128 are added in ascending order.
+#include "groups.cuh"
 #include "panels.cuh"
 
 namespace arithmetic {
 
-// Largest magnitude of a group, by a warp; every lane gets it. The order of maxima does not matter (R3).
-DEVICE float group_magnitude(const float *x, u32 length) {
-    float most = 0.0f;
-    for (u32 i = lane_index(); i < length; i += WARP) most = maximum(most, magnitude(x[i]));
-#pragma unroll
-    for (u32 s = 16; s > 0; s /= 2) most = maximum(most, __shfl_xor_sync(ALL_LANES, most, s));
-    return canonical(most);
-}
-
-DEVICE i8 quantise(float x, float most) {
-    float inverse = most == 0.0f ? 0.0f : div(127.0f, most);
-    i32 q = round_to_i32(mul(x, inverse));
-    return (i8)(q < -127 ? -127 : q > 127 ? 127 : q);
-}
-
-// A warp to each group: magnitudes, and with `q` the bytes as well.
-KERNEL(quantise_groups, 256, float *magnitudes, i8 *q, const float *x, u64 groups, u32 cols, u32 group) {
-    u32 each = (cols + group - 1) / group;
-    for (u64 g = first_index() / WARP; g < groups; g += index_step() / WARP) {
-        u64 row = g / each, first = row * cols + g % each * group;
-        u32 left = cols - (u32)(g % each) * group, length = left < group ? left : group;
-        float most = group_magnitude(x + first, length);
-        if (lane_index() == 0) magnitudes[g] = most;
-        if (q) {
-            for (u32 i = lane_index(); i < length; i += WARP) q[first + i] = quantise(x[first + i], most);
-        }
-    }
+// Rows that were made by something that does not quantise them.
+KERNEL(quantise_groups, 256, const float *x, u64 rows, u32 cols, GROUP_PARAMETERS) {
+    GROUPS(cols).make_rows(rows, [x](u64 at) { return x[at]; }, [](u64, float) {});
 }
 
 // Bytes of elements whose magnitudes are another node's, for requests that share either.
@@ -131,144 +109,5 @@ QUANTISED_FEW(quantised_q8_128_1, Q8_128, 1)
 QUANTISED_FEW(quantised_q8_128_2, Q8_128, 2)
 QUANTISED_FEW(quantised_q8_128_4, Q8_128, 4)
 QUANTISED_FEW(quantised_q8_128_8, Q8_128, 8)
-
-// Many rows: int8 tensor cores. A block of 256 threads computes 128 rows x 128 outputs, a warp 64 x 32 of them, from 128
-// columns at a time: exactly one block of the arithmetic, so a partial is finished and added before the next begins. The
-// next 128 columns are on their way from memory meanwhile. Rows of activations are a multiple of 16 bytes.
-//
-// The integer accumulator starts at the bits of 1.5 * 2^23: as an f32 it is then 1.5 * 2^23 plus the sum, exactly, because
-// the sum of at most 128 products is below 2^22 in magnitude; one subtraction gives the f32 that `from_i32` would.
-template <u32 TYPE>
-DEVICE void quantised_many(float *out, const i8 *q, const float *magnitudes, const u8 *w, const float *scales,
-                           const float *bias, u32 m, u32 n, u32 k, u32 then) {
-    constexpr u32 TILE = 128, GROUP = TYPE == Q8_0 ? 32 : 128, GROUPS = BLOCK / GROUP, STEPS = BLOCK / 16;
-    constexpr i32 MAGIC = 0x4b400000;
-    // [step of 16 columns][row]: the eight rows that a fragment needs lie side by side. One row more keeps the steps out
-    // of each other's banks when rows are staged.
-    SHARED ALIGNED(16) Quad left[STEPS][TILE + 1];
-    SHARED ALIGNED(16) Quad right[STEPS][TILE];
-    SHARED float left_scales[GROUPS][TILE], right_scales[GROUPS][TILE];
-    u32 thread = threadIdx.x, lane = lane_index(), warp = warp_index();
-    u32 first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;
-    u32 steps = (k + 15) / 16, groups = (k + GROUP - 1) / GROUP, blocks = (k + BLOCK - 1) / BLOCK;
-    u32 panels = (n + PANEL - 1) / PANEL;
-    u32 warp_row = warp / 4 * 64, warp_column = warp % 4 * 32, quad_row = lane / 4, quad_column = lane % 4;
-
-    Quad xs[4], ws[4];
-    float left_scale[2], right_scale[2];
-    auto fetch = [&](u32 block) {
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            u32 at = thread + i * 256, row = first_row + at / STEPS, step = block * STEPS + at % STEPS;
-            xs[i] = {{0, 0, 0, 0}};
-            if (row < m && step < steps) xs[i] = load16(q + (u64)row * k + step * 16);
-            u32 panel = first_column / PANEL + at / (STEPS * PANEL), there = block * STEPS + at / PANEL % STEPS;
-            ws[i] = {{0, 0, 0, 0}};
-            if (panel < panels && there < steps) ws[i] = load16(w + (((u64)panel * steps + there) * PANEL + at % PANEL) * 16);
-        }
-#pragma unroll
-        for (u32 i = 0; i < (GROUPS * TILE + 255) / 256; i++) {
-            u32 at = thread + i * 256, group = block * GROUPS + at / TILE, row = first_row + at % TILE;
-            u32 column = first_column + at % TILE;
-            bool inside = at < GROUPS * TILE && group < groups;
-            left_scale[i] = inside && row < m ? magnitudes[(u64)row * groups + group] : 0.0f;
-            right_scale[i] = inside && column / PANEL < panels ? scales[scale_at(column, group, groups)] : 0.0f;
-        }
-    };
-    auto stage = [&]() {
-#pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            u32 at = thread + i * 256;
-            left[at % STEPS][at / STEPS] = xs[i];
-            right[at / PANEL % STEPS][at / (STEPS * PANEL) * PANEL + at % PANEL] = ws[i];
-        }
-#pragma unroll
-        for (u32 i = 0; i < (GROUPS * TILE + 255) / 256; i++) {
-            u32 at = thread + i * 256;
-            if (at < GROUPS * TILE) {
-                left_scales[at / TILE][at % TILE] = div(left_scale[i], 127.0f);
-                right_scales[at / TILE][at % TILE] = right_scale[i];
-            }
-        }
-    };
-
-    // Of each of 4 x 4 tiles of 16 rows x 8 outputs a thread holds four elements: rows `quad_row` and 8 below, outputs
-    // `2 * quad_column` and the next.
-    float sum[4][4][4];
-#pragma unroll
-    for (u32 i = 0; i < 64; i++) sum[i / 16][i / 4 % 4][i % 4] = 0.0f;
-
-    if (blocks > 0) fetch(0);
-    for (u32 block = 0; block < blocks; block++) {
-        __syncthreads(); // the block before has been multiplied
-        stage();
-        __syncthreads();
-        if (block + 1 < blocks) fetch(block + 1);
-
-        u32 block_groups = groups - block * GROUPS < GROUPS ? groups - block * GROUPS : GROUPS;
-        // What all four tiles of 16 rows read of the weights is read once: shared memory is what limits this loop.
-        u32 b[STEPS / 2][4][2];
-#pragma unroll
-        for (u32 pair = 0; pair < STEPS / 2; pair++) {
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) {
-                u32 column = warp_column + j * 8 + quad_row;
-                b[pair][j][0] = right[2 * pair][column].word[quad_column];
-                b[pair][j][1] = right[2 * pair + 1][column].word[quad_column];
-            }
-        }
-#pragma unroll
-        for (u32 tile = 0; tile < 4; tile++) {
-            u32 row = warp_row + tile * 16 + quad_row;
-            float p[4][4];
-            i32 d[4][4];
-#pragma unroll
-            for (u32 i = 0; i < 16; i++) {
-                p[i / 4][i % 4] = 0.0f;
-                d[i / 4][i % 4] = MAGIC;
-            }
-#pragma unroll
-            for (u32 pair = 0; pair < STEPS / 2; pair++) {
-                u32 a[4] = {left[2 * pair][row].word[quad_column], left[2 * pair][row + 8].word[quad_column],
-                            left[2 * pair + 1][row].word[quad_column], left[2 * pair + 1][row + 8].word[quad_column]};
-#pragma unroll
-                for (u32 j = 0; j < 4; j++) mma_i8(d[j], a, b[pair][j]);
-                u32 group = pair * 32 / GROUP;
-                if ((pair + 1) * 32 % GROUP == 0 && group < block_groups) {
-                    float above = left_scales[group][row], below = left_scales[group][row + 8];
-#pragma unroll
-                    for (u32 j = 0; j < 4; j++) {
-#pragma unroll
-                        for (u32 i = 0; i < 4; i++) {
-                            float weight = right_scales[group][warp_column + j * 8 + quad_column * 2 + i % 2];
-                            float exact = sub(from_bits((u32)d[j][i]), from_bits((u32)MAGIC));
-                            p[j][i] = fma(exact, mul(i < 2 ? above : below, weight), p[j][i]);
-                            d[j][i] = MAGIC;
-                        }
-                    }
-                }
-            }
-#pragma unroll
-            for (u32 i = 0; i < 16; i++) sum[tile][i / 4][i % 4] = add(sum[tile][i / 4][i % 4], p[i / 4][i % 4]);
-        }
-    }
-#pragma unroll
-    for (u32 i = 0; i < 64; i++) {
-        u32 row = first_row + warp_row + i / 16 * 16 + quad_row + (i % 4 < 2 ? 0 : 8);
-        u32 column = first_column + warp_column + i / 4 % 4 * 8 + quad_column * 2 + i % 2;
-        if (row < m && column < n) {
-            out[(u64)row * n + column] = finish(sum[i / 16][i / 4 % 4][i % 4], bias, column, then);
-        }
-    }
-}
-
-#define QUANTISED_MANY(name, type)                                                                                        \
-    KERNEL(name, 256, float *out, const i8 *q, const float *magnitudes, const u8 *w, const float *scales,                 \
-           const float *bias, u32 m, u32 n, u32 k, u32 then) {                                                            \
-        quantised_many<type>(out, q, magnitudes, w, scales, bias, m, n, k, then);                                         \
-    }
-
-QUANTISED_MANY(quantised_q8_0_tile, Q8_0)
-QUANTISED_MANY(quantised_q8_128_tile, Q8_128)
 
 } // namespace arithmetic

@@ -29,9 +29,21 @@ template <u32 KIND> DEVICE float step(float lane, float x) {
 
 // The partial of the chunk that starts at element `first` of a row of `length`, in lane 0. `element(i)` is element i.
 template <u32 KIND, class Element> DEVICE float chunk_partial(const Element &element, u32 first, u32 length) {
+    // Elements are asked for several at once, because memory takes long to answer; those beyond the end are the last one
+    // again, which takes no part.
+    constexpr u32 AHEAD = 16;
     float lane = start<KIND>();
     u32 end = length - first < CHUNK ? length : first + CHUNK;
-    for (u32 i = first + lane_index(); i < end; i += WARP) lane = step<KIND>(lane, element(i));
+    for (u32 from = first + lane_index(); from < end; from += AHEAD * WARP) {
+        float x[AHEAD];
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) x[i] = element(from + i * WARP < end ? from + i * WARP : end - 1);
+#pragma unroll
+        for (u32 i = 0; i < AHEAD; i++) {
+            float next = step<KIND>(lane, x[i]);
+            lane = from + i * WARP < end ? next : lane;
+        }
+    }
     return tree<KIND>(lane);
 }
 

@@ -1,5 +1,6 @@
 //! Functions of elements, with broadcasting.
 
+use super::linear::{Quantised, group_args, span_threads};
 use super::{Operand, Result, address, kernel, request_stride, short};
 use crate::engine::cuda::driver::Arg;
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
@@ -43,6 +44,22 @@ impl Device {
         let args = [shape.as_slice(), &broadcast(x, out.cols)?, &broadcast(y, out.cols)?].concat();
         self.over(kernel::binary_all, result.len(), &args)?;
         Ok(result)
+    }
+
+    /// `f(x, y)` of every element of two tensors of one shape, and the rows of that quantised.
+    pub(crate) fn binary_groups(
+        &self,
+        function: BinaryFunction,
+        x: &Tensor,
+        y: &Tensor,
+        group: usize,
+    ) -> Result<(Tensor, Quantised)> {
+        let out = self.tensor(DType::F32, x.rows, x.cols)?;
+        let quantised = self.quantised_room(x.rows, x.cols, group)?;
+        let head = args![&out, x, y, x.rows as u64, short(x.cols)?, function as u32];
+        let args = [head.as_slice(), &group_args(Some(&quantised), group)?].concat();
+        self.over(kernel::binary_groups, span_threads(x), &args)?;
+        Ok((out, quantised))
     }
 
     /// `fma(x, y, z)` or `x != 0 ? y : z` of every element, broadcast.

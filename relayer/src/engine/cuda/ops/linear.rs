@@ -1,9 +1,7 @@
 //! Contractions with weights: which kernel for how many rows.
 
-use super::{
-    BLOCK, MOST_ACROSS, MOST_FEW, Operand, Result, THREADS, WARP, address, kernel, request_stride, short, slices,
-};
-use crate::engine::cuda::driver::{Arg, DeviceError};
+use super::{BLOCK, MOST_FEW, Operand, Result, SPAN, THREADS, WARP, address, kernel, request_stride, short, slices};
+use crate::engine::cuda::driver::{Arg, DeviceError, Kernel};
 use crate::engine::cuda::memory::{Buffer, Device, Tensor};
 use crate::engine::cuda::weights::Packed;
 use candor_sdk::program::{DType, UnaryFunction, WeightType};
@@ -15,6 +13,63 @@ const NONE: u32 = 255;
 /// Rows up to which a contraction is bound by memory, and reads each weight once for all rows that a warp can hold.
 pub(crate) const FEW_ROWS: usize = 16;
 
+/// Bytes of so many blocks of 128 columns of so many rows and outputs in shared memory, each with its scales: `Stage` of
+/// quantised_tiles.cu.
+pub(super) const fn staged(blocks: u32, lines: u32, groups: u32) -> u32 {
+    blocks * lines * (BLOCK as u32 + 4 * groups)
+}
+
+/// Tiles of bytes load sixteen of a row at once.
+pub(crate) const TILE_COLUMNS: usize = 16;
+
+/// How a contraction of many rows is cut: into tiles, one to a block of threads.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles {
+    kernel: Kernel,
+    rows: usize,
+    outputs: usize,
+    threads: u32,
+}
+
+impl Tiles {
+    const fn new(kernel: Kernel, rows: usize, outputs: usize, threads: u32) -> Self {
+        Self { kernel, rows, outputs, threads }
+    }
+
+    fn count(&self, rows: usize, outputs: usize) -> usize {
+        rows.div_ceil(self.rows) * outputs.div_ceil(self.outputs)
+    }
+
+    fn grid(&self, rows: usize, outputs: usize) -> Result<[u32; 3]> {
+        Ok([short(self.count(rows, outputs))?, 1, 1])
+    }
+}
+
+/// The tiles that there are for weights of a type: the larger ones, the largest first, and the smallest.
+pub(crate) fn tiles(dtype: WeightType) -> (&'static [Tiles], Tiles) {
+    macro_rules! tiles {
+        ($($kernel:ident $rows:literal x $outputs:literal by $threads:literal),*; $smallest:ident $r:literal x $o:literal by $t:literal) => {
+            (
+                const { &[$(Tiles::new(kernel::$kernel, $rows, $outputs, $threads)),*] },
+                const { Tiles::new(kernel::$smallest, $r, $o, $t) },
+            )
+        };
+    }
+    match dtype {
+        WeightType::F16 => tiles!(linear_f16_tile128 128 x 128 by 256; linear_f16_tile64 64 x 64 by 256),
+        WeightType::Bf16 => tiles!(linear_bf16_tile128 128 x 128 by 256; linear_bf16_tile64 64 x 64 by 256),
+        WeightType::Q8_0 => tiles!(
+            quantised_q8_0_tile256 128 x 256 by 256, quantised_q8_0_tile128 128 x 128 by 128;
+            quantised_q8_0_tile64 64 x 128 by 128
+        ),
+        WeightType::Q8_128 => tiles!(
+            quantised_q8_128_tile256 128 x 256 by 256, quantised_q8_128_tile128 128 x 128 by 128;
+            quantised_q8_128_tile64 64 x 128 by 128
+        ),
+        _ => tiles!(linear_f32_tile128 128 x 128 by 256; linear_f32_tile64 64 x 64 by 256),
+    }
+}
+
 /// Layers of one launch, at most: those of panels.cuh.
 pub(crate) const TOGETHER: usize = 3;
 
@@ -25,28 +80,20 @@ fn function_code(then: Option<UnaryFunction>) -> u32 {
 impl Device {
     /// `dot(x[r], w[c])`, then the bias, then the function.
     pub(crate) fn linear(&self, x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
-        let Layer { w, bias, then } = layer;
+        let w = layer.w;
         if x.rows <= FEW_ROWS {
             return only(self.linears(x, &[layer])?);
         }
+        self.linear_by(self.tiles_for(w.dtype, x.rows, w.rows), x, layer)
+    }
+
+    /// The same in given tiles of floats.
+    pub(crate) fn linear_by(&self, tiles: Tiles, x: &Tensor, layer: Layer<'_>) -> Result<Tensor> {
+        let Layer { w, bias, then } = layer;
         let out = self.tensor(DType::F32, x.rows, w.rows)?;
-        let (n, k) = (short(w.rows)?, short(w.cols)?);
-        let wide = self.wide(x.rows, w.rows);
-        let kernel = match (w.dtype, wide) {
-            (WeightType::F16, false) => kernel::linear_f16_tile64,
-            (WeightType::F16, true) => kernel::linear_f16_tile128,
-            (WeightType::Bf16, false) => kernel::linear_bf16_tile64,
-            (WeightType::Bf16, true) => kernel::linear_bf16_tile128,
-            (_, false) => kernel::linear_f32_tile64,
-            (_, true) => kernel::linear_f32_tile128,
-        };
-        let side = if wide { 128 } else { 64 };
-        for (first, rows) in slices(x.rows, MOST_ACROSS * side) {
-            let (x, part) = (x.narrowed(first, rows)?, out.narrowed(first, rows)?);
-            let args = args![&part, &x, &w.values, address(bias), short(rows)?, n, k, function_code(then)];
-            let grid = [short(w.rows.div_ceil(side))?, short(rows.div_ceil(side))?, 1];
-            self.launch(kernel, grid, THREADS, args)?;
-        }
+        let (m, n, k) = (short(x.rows)?, short(w.rows)?, short(w.cols)?);
+        let args = args![&out, x, &w.values, address(bias), m, n, k, function_code(then)];
+        self.launch(tiles.kernel, tiles.grid(x.rows, w.rows)?, tiles.threads, args)?;
         Ok(out)
     }
 
@@ -78,9 +125,16 @@ impl Device {
         Ok(made)
     }
 
-    /// Whether tiles of 128 keep the device busy; else smaller ones do better.
-    fn wide(&self, rows: usize, outputs: usize) -> bool {
-        rows.div_ceil(128) * outputs.div_ceil(128) >= self.multiprocessors()
+    /// The largest tiles that the device has the shared memory for and that keep it busy, or the smallest.
+    fn tiles_for(&self, dtype: WeightType, rows: usize, outputs: usize) -> Tiles {
+        let (larger, smallest) = tiles(dtype);
+        let busy = |tiles: &Tiles| tiles.count(rows, outputs) >= self.multiprocessors();
+        larger.iter().copied().find(|tiles| self.has_room_for(tiles) && busy(tiles)).unwrap_or(smallest)
+    }
+
+    /// Whether a block of threads can have the shared memory that tiles need.
+    pub(crate) fn has_room_for(&self, tiles: &Tiles) -> bool {
+        tiles.kernel.shared <= self.shared()
     }
 
     /// How contractions of few rows are cut.
@@ -105,14 +159,19 @@ impl Device {
         Ok(Few { dtype, cols, rows: each, grid, partials })
     }
 
-    /// Magnitudes of the groups of each row, and the bytes if `bytes`.
-    pub(crate) fn quantised_groups(&self, x: &Tensor, group: usize, bytes: bool) -> Result<(Tensor, Option<Tensor>)> {
-        let magnitudes = self.tensor(DType::F32, x.rows, x.cols.div_ceil(group))?;
-        let q = bytes.then(|| self.tensor(DType::I8, x.rows, x.cols)).transpose()?;
-        let count = magnitudes.len();
-        let args = args![&magnitudes, address(q.as_ref()), x, count as u64, short(x.cols)?, short(group)?];
-        self.over(kernel::quantise_groups, count * WARP, args)?;
-        Ok((magnitudes, q))
+    /// Room for quantised rows.
+    pub(super) fn quantised_room(&self, rows: usize, cols: usize, group: usize) -> Result<Quantised> {
+        let magnitudes = self.tensor(DType::F32, rows, cols.div_ceil(group))?;
+        Ok(Quantised { q: self.tensor(DType::I8, rows, cols)?, magnitudes })
+    }
+
+    /// Rows quantised in groups of `group` columns.
+    pub(crate) fn quantised_groups(&self, x: &Tensor, group: usize) -> Result<Quantised> {
+        let quantised = self.quantised_room(x.rows, x.cols, group)?;
+        let head = args![x, x.rows as u64, short(x.cols)?];
+        let args = [head.as_slice(), &group_args(Some(&quantised), group)?].concat();
+        self.over(kernel::quantise_groups, span_threads(x), &args)?;
+        Ok(quantised)
     }
 
     /// Bytes of elements by magnitudes that are given.
@@ -126,38 +185,35 @@ impl Device {
     }
 
     /// The quantised contraction of bytes and magnitudes with quantised weights.
-    pub(crate) fn quantised_linear(&self, x: Quantised<'_>, layer: Layer<'_>) -> Result<Tensor> {
-        let (Quantised { q, magnitudes }, Layer { w, bias, then }) = (x, layer);
+    pub(crate) fn quantised_linear(&self, x: &Quantised, layer: Layer<'_>) -> Result<Tensor> {
+        let (Quantised { q, magnitudes }, w) = (x, layer.w);
         if q.rows <= FEW_ROWS {
             return only(self.quantised_linears(x, &[layer])?);
         }
-        let out = self.tensor(DType::F32, q.rows, w.rows)?;
-        // Tiles load sixteen bytes of a row at once.
-        if w.cols.is_multiple_of(16) {
-            let (n, k) = (short(w.rows)?, short(w.cols)?);
-            let kernel = match w.dtype {
-                WeightType::Q8_0 => kernel::quantised_q8_0_tile,
-                _ => kernel::quantised_q8_128_tile,
-            };
-            for (first, rows) in slices(q.rows, MOST_ACROSS * 128) {
-                let (q, magnitudes) = (q.narrowed(first, rows)?, magnitudes.narrowed(first, rows)?);
-                let part = out.narrowed(first, rows)?;
-                let ends = args![address(w.scales.as_ref()), address(bias), short(rows)?, n, k, function_code(then)];
-                let args = [args![&part, &q, &magnitudes, &w.values].as_slice(), ends].concat();
-                let grid = [short(w.rows.div_ceil(128))?, short(rows.div_ceil(128))?, 1];
-                self.launch(kernel, grid, THREADS, &args)?;
-            }
-            return Ok(out);
+        if w.cols.is_multiple_of(TILE_COLUMNS) {
+            return self.quantised_linear_by(self.tiles_for(w.dtype, q.rows, w.rows), x, layer);
         }
+        let out = self.tensor(DType::F32, q.rows, w.rows)?;
         for (first, rows) in slices(q.rows, MOST_FEW) {
-            let x = Quantised { q: &q.narrowed(first, rows)?, magnitudes: &magnitudes.narrowed(first, rows)? };
-            self.quantised_few(x, &[layer], &[out.narrowed(first, rows)?])?;
+            let x = Quantised { q: q.narrowed(first, rows)?, magnitudes: magnitudes.narrowed(first, rows)? };
+            self.quantised_few(&x, &[layer], &[out.narrowed(first, rows)?])?;
         }
         Ok(out)
     }
 
+    /// The same in given tiles of bytes, of as many columns as they take.
+    pub(crate) fn quantised_linear_by(&self, tiles: Tiles, x: &Quantised, layer: Layer<'_>) -> Result<Tensor> {
+        let (Quantised { q, magnitudes }, Layer { w, bias, then }) = (x, layer);
+        let out = self.tensor(DType::F32, q.rows, w.rows)?;
+        let args = args![&out, q, magnitudes, &w.values, address(w.scales.as_ref()), address(bias)];
+        let shape = args![short(q.rows)?, short(w.rows)?, short(w.cols)?, function_code(then)];
+        let grid = tiles.grid(q.rows, w.rows)?;
+        self.launch(tiles.kernel, grid, tiles.threads, &[args.as_slice(), shape].concat())?;
+        Ok(out)
+    }
+
     /// As [`Device::linears`].
-    pub(crate) fn quantised_linears(&self, x: Quantised<'_>, layers: &[Layer<'_>]) -> Result<Vec<Tensor>> {
+    pub(crate) fn quantised_linears(&self, x: &Quantised, layers: &[Layer<'_>]) -> Result<Vec<Tensor>> {
         let mut made = Vec::with_capacity(layers.len());
         for layers in layers.chunks(TOGETHER) {
             let outs = layers.iter().map(|layer| self.tensor(DType::F32, x.q.rows, layer.w.rows));
@@ -169,7 +225,7 @@ impl Device {
     }
 
     /// Some rows of layers, into `outs`.
-    fn quantised_few(&self, x: Quantised<'_>, layers: &[Layer<'_>], outs: &[Tensor]) -> Result<()> {
+    fn quantised_few(&self, x: &Quantised, layers: &[Layer<'_>], outs: &[Tensor]) -> Result<()> {
         let few = self.few(x.q.rows, layers)?;
         let kernel = match (few.dtype, few.rows) {
             (WeightType::Q8_0, 1) => kernel::quantised_q8_0_1,
@@ -181,7 +237,7 @@ impl Device {
             (_, 4) => kernel::quantised_q8_128_4,
             (_, _) => kernel::quantised_q8_128_8,
         };
-        let head = args![x.q, x.magnitudes, &few.partials, short(x.q.rows)?, short(few.cols)?];
+        let head = args![&x.q, &x.magnitudes, &few.partials, short(x.q.rows)?, short(few.cols)?];
         self.launch(kernel, few.grid, THREADS, &[head.as_slice(), &layer_args(layers, outs)?].concat())
     }
 }
@@ -202,10 +258,20 @@ impl<'a> Layer<'a> {
 }
 
 /// Quantised activations: bytes and the magnitudes of their groups.
-#[derive(Clone, Copy)]
-pub(crate) struct Quantised<'a> {
-    pub(crate) q: &'a Tensor,
-    pub(crate) magnitudes: &'a Tensor,
+pub(crate) struct Quantised {
+    pub(crate) q: Tensor,
+    pub(crate) magnitudes: Tensor,
+}
+
+/// Threads of a launch with a warp to each span of each row.
+pub(super) fn span_threads(x: &Tensor) -> usize {
+    x.rows * x.cols.div_ceil(SPAN) * WARP
+}
+
+/// `GROUP_PARAMETERS` of groups.cuh: where a launch leaves its rows quantised, if it does.
+pub(super) fn group_args(quantised: Option<&Quantised>, group: usize) -> Result<[Arg; 3]> {
+    let (magnitudes, q) = (quantised.map(|to| &to.magnitudes), quantised.map(|to| &to.q));
+    Ok([address(magnitudes), address(q), short(group)?.into()])
 }
 
 fn only(made: Vec<Tensor>) -> Result<Tensor> {

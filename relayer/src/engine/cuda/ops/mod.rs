@@ -19,18 +19,20 @@ mod tokens;
 mod trace;
 
 pub(super) use attention::{AttentionRows, Heads, Readers};
-pub(super) use linear::{FEW_ROWS, Layer, Quantised, TOGETHER};
-pub(super) use rows::Norm;
+pub(super) use linear::{FEW_ROWS, Layer, Quantised, TILE_COLUMNS, TOGETHER, Tiles, tiles};
+pub(super) use rows::{Norm, Rows};
 
 pub(super) type Result<T> = std::result::Result<T, DeviceError>;
 
 macro_rules! kernels {
-    ($($module:ident: $($name:ident)*;)*) => {
+    ($($module:ident: $($name:ident $([$shared:expr])?)*;)*) => {
         /// Every kernel there is, by source file.
         #[allow(missing_docs, non_upper_case_globals)] // named as in their sources, which say what they do
         pub mod kernel {
             use super::super::driver::Kernel;
-            $($(pub const $name: Kernel = Kernel { module: stringify!($module), name: stringify!($name) };)*)*
+            use super::linear::staged;
+            $($(pub const $name: Kernel =
+                Kernel { module: stringify!($module), name: stringify!($name), shared: 0 $(+ $shared)? };)*)*
 
             /// All of them.
             pub const ALL: &[Kernel] = &[$($($name,)*)*];
@@ -41,16 +43,19 @@ macro_rules! kernels {
 }
 
 kernels! {
-    elementwise: unary_all binary_all binary_alike mul_add_all select_all convert_all rope_all;
+    elementwise: unary_all binary_all binary_alike binary_groups mul_add_all select_all convert_all rope_all;
     index: view_words view_bytes move_words move_bytes concat_bytes gather_rows gather_packed take_words take_bytes encode_words;
     reduce: reduce_narrow reduce_wide argmax_rows rms_norm layer_norm softmax;
     linear: linear_f32_1 linear_f32_2 linear_f32_4 linear_f32_8 linear_f16_1 linear_f16_2 linear_f16_4 linear_f16_8
         linear_bf16_1 linear_bf16_2 linear_bf16_4 linear_bf16_8 linear_f32_tile64 linear_f32_tile128 linear_f16_tile64
         linear_f16_tile128 linear_bf16_tile64 linear_bf16_tile128;
     quantised: quantise_groups quantise_all quantised_q8_0_1 quantised_q8_0_2 quantised_q8_0_4 quantised_q8_0_8
-        quantised_q8_128_1 quantised_q8_128_2 quantised_q8_128_4 quantised_q8_128_8 quantised_q8_0_tile
-        quantised_q8_128_tile;
+        quantised_q8_128_1 quantised_q8_128_2 quantised_q8_128_4 quantised_q8_128_8;
+    quantised_tiles: quantised_q8_0_tile64[staged(2, 64 + 128, 4)] quantised_q8_0_tile128[staged(2, 128 + 128, 4)]
+        quantised_q8_0_tile256[staged(2, 128 + 256, 4)] quantised_q8_128_tile64[staged(3, 64 + 128, 1)]
+        quantised_q8_128_tile128[staged(3, 128 + 128, 1)] quantised_q8_128_tile256[staged(3, 128 + 256, 1)];
     attention: attention_scores attention_mixes attention_quotients attention_mix_plain append_rows;
+    attention_tiles: attention_tile_scores attention_tile_mix;
     tokens: perturb check_generated check_length token_lengths prefix_sums detokenise;
     pack: pack_floats pack_quantised widen_floats widen_quantised;
     keccak: hash_leaves hash_pairs;
@@ -62,6 +67,8 @@ const THREADS: u32 = 256;
 const MOST_BLOCKS: usize = 1 << 16;
 /// Lanes of a warp, outputs of a panel.
 const WARP: usize = 32;
+/// Columns that a warp takes at a time of a row that it makes: `SPAN` of groups.cuh.
+const SPAN: usize = 128;
 /// Products of a block of a contraction.
 const BLOCK: usize = 128;
 /// Rows of one launch of the kernels for few rows, where there is no other.

@@ -1,6 +1,7 @@
 //! Reductions of rows, norms and softmax.
 
-use super::{Operand, Result, THREADS, WARP, address, kernel, short};
+use super::linear::{Quantised, group_args};
+use super::{Operand, Result, SPAN, THREADS, WARP, address, kernel, short};
 use crate::engine::cuda::driver::Arg;
 use crate::engine::cuda::memory::{Device, Tensor};
 use crate::engine::kernels::rows::Reduction;
@@ -13,6 +14,9 @@ pub(crate) struct Norm<'a> {
     pub(crate) bias: Option<&'a Tensor>,
     pub(crate) epsilon: f32,
 }
+
+/// Rows that a launch made, and how it quantised them.
+pub(crate) type Rows = (Tensor, Option<Quantised>);
 
 impl Device {
     /// A number for each row.
@@ -41,33 +45,42 @@ impl Device {
         Ok(out)
     }
 
-    /// RMS norm of the rows of `x`, or layer norm if there is a bias.
-    pub(crate) fn norm(&self, x: &Tensor, norm: Norm<'_>) -> Result<Tensor> {
-        let out = self.tensor(DType::F32, x.rows, x.cols)?;
-        self.norm_into(&out, None, x, norm)?;
-        Ok(out)
+    /// RMS norm of the rows of `x`, or layer norm if there is a bias; and quantised, if groups have a size.
+    pub(crate) fn norm(&self, x: &Tensor, norm: Norm<'_>, group: Option<usize>) -> Result<Rows> {
+        self.norm_of(None, x, norm, group)
     }
 
     /// The sum of two tensors of one shape, and its norm.
-    pub(crate) fn add_and_norm(&self, x: &Tensor, y: &Tensor, norm: Norm<'_>) -> Result<(Tensor, Tensor)> {
+    pub(crate) fn add_and_norm(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        norm: Norm<'_>,
+        group: Option<usize>,
+    ) -> Result<(Tensor, Rows)> {
         let sum = self.tensor(DType::F32, x.rows, x.cols)?;
-        let out = self.tensor(DType::F32, x.rows, x.cols)?;
-        self.norm_into(&out, Some((&sum, y)), x, norm)?;
-        Ok((sum, out))
+        let normed = self.norm_of(Some((&sum, y)), x, norm, group)?;
+        Ok((sum, normed))
     }
 
-    fn norm_into(&self, out: &Tensor, sum: Option<(&Tensor, &Tensor)>, x: &Tensor, norm: Norm<'_>) -> Result<()> {
-        let (grid, threads) = ([short(x.rows)?, 1, 1], row_threads(x.cols)?);
+    fn norm_of(
+        &self,
+        sum: Option<(&Tensor, &Tensor)>,
+        x: &Tensor,
+        norm: Norm<'_>,
+        group: Option<usize>,
+    ) -> Result<Rows> {
+        let out = self.tensor(DType::F32, x.rows, x.cols)?;
+        let quantised = group.map(|group| self.quantised_room(x.rows, x.cols, group)).transpose()?;
         let Norm { weight, bias, epsilon } = norm;
-        let (sum, y) = (address(sum.map(|(sum, _)| sum)), address(sum.map(|(_, y)| y)));
-        let cols = short(x.cols)?;
-        match bias {
-            None => self.launch(kernel::rms_norm, grid, threads, args![out, sum, x, y, weight, cols, epsilon]),
-            Some(bias) => {
-                let args = args![out, sum, x, y, weight, bias, cols, epsilon];
-                self.launch(kernel::layer_norm, grid, threads, args)
-            }
-        }
+        let kernel = if bias.is_some() { kernel::layer_norm } else { kernel::rms_norm };
+        let mut args = args![&out, address(sum.map(|(sum, _)| sum)), x, address(sum.map(|(_, y)| y)), weight].to_vec();
+        args.extend(bias.map(Arg::from));
+        args.extend(args![short(x.cols)?, epsilon]);
+        args.extend(group_args(quantised.as_ref(), group.unwrap_or(0))?);
+        let threads = (x.cols.div_ceil(SPAN) * WARP).min(1024);
+        self.launch(kernel, [short(x.rows)?, 1, 1], short(threads)?, &args)?;
+        Ok((out, quantised))
     }
 
     /// Softmax of each row.
