@@ -390,9 +390,13 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         http = Some(address);
         tasks.spawn(supervise("http", stop.clone(), serving));
     }
-    let (rpc, terms, newest) = begin(&settings, &sight, &stop).await?;
+    let found = patiently("no RPC endpoint answers", &sight, &stop, || look_around(&settings));
+    let (rpc, terms, newest) = found.await?;
     sight.seen(newest);
-    let store = opened(&settings, &sight, &stop).await?.with_lease(settings.lease);
+    let open = || async {
+        Ok(Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?)
+    };
+    let store = patiently("the database can't be opened", &sight, &stop, open).await?.with_lease(settings.lease);
     match &settings.operator {
         Some(operator) => store.belong_to(operator.account.address()).await?,
         // As the submitter it would keep those from their work that have an account.
@@ -572,45 +576,28 @@ async fn supervise(
     (name, outcome)
 }
 
-/// A connection, the terms of the deployment and its newest block, as soon as an endpoint gives all three.
-async fn begin(
-    settings: &Settings,
+/// Tries what passes by itself if it fails, a node that is down, a server that is away, a disk that is full, until it does not; less often each time.
+async fn patiently<T, F: Future<Output = Result<T, RelayerError>>>(
+    complaint: &str,
     sight: &Sight,
     stop: &CancellationToken,
-) -> Result<(Rpc, Terms, Head), RelayerError> {
+    attempt: impl Fn() -> F,
+) -> Result<T, RelayerError> {
     let mut wait = Duration::from_secs(1);
     loop {
-        match look_around(settings).await {
-            Ok(found) => return Ok(found),
+        match attempt().await {
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
-                warn!(%error, retry_in = ?wait, "no RPC endpoint answers");
+                warn!(%error, retry_in = ?wait, "{complaint}");
                 sight.failed(&error);
                 tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error) }
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
-            Err(error) => return Err(error),
+            outcome => return outcome,
         }
     }
 }
 
-/// The database, as soon as it can be opened: a server may be away, a disk full.
-async fn opened(settings: &Settings, sight: &Sight, stop: &CancellationToken) -> Result<Store, RelayerError> {
-    let mut wait = Duration::from_secs(1);
-    loop {
-        let opening = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block);
-        match opening.await {
-            Ok(store) => return Ok(store),
-            Err(error) if error.is_retryable() && !stop.is_cancelled() => {
-                warn!(%error, retry_in = ?wait, "the database can't be opened");
-                sight.failed(&error);
-                tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error.into()) }
-                wait = (wait * 2).min(Duration::from_secs(30));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
+/// A connection, the terms of the deployment and its newest block, of an endpoint that gives all three.
 async fn look_around(settings: &Settings) -> Result<(Rpc, Terms, Head), RelayerError> {
     let rpc =
         Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle, settings.watch.answer_within).await?;
