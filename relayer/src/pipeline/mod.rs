@@ -651,6 +651,9 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
         };
         match looked {
             Ok(look) => {
+                if wait > shared.poll_interval {
+                    info!(block = look.head.number, "the chain is read again");
+                }
                 wait = shared.poll_interval;
                 shared.sight.seen(look.head);
                 if let Some((read, confirmed)) = look.read {
