@@ -179,6 +179,27 @@ fn a_slip_in_the_configuration_is_shown_with_its_line() {
     refused(&person.types(&["run", "--config", "nowhere.toml"]), 2, "configuration file nowhere.toml does not exist");
 }
 
+/// Each says what is wrong, where, and what would be right.
+#[test]
+fn settings_that_can_not_work_are_named() {
+    let person = Person::new();
+    person.write("candor.toml", good_config());
+    for (setting, code, complaint) in [
+        ("log.level=lout", 2, "`log.level`: \"lout\" is no level: there are off, error, warn, info, debug, trace, and"),
+        ("log.level=info,candor_relayer=wran", 2, "`log.level`: \"wran\" is no level, did you mean \"warn\"?"),
+        ("http.listen=9464", 2, "\"9464\" is no address with a port, such as \"127.0.0.1:9464\""),
+        ("store.path=.", 1, "can't be opened: this is a folder; name a file in it ([store] path)"),
+        ("store.url=postgres://me:hunter2@127.0.0.1:9/db", 1, "database postgres://127.0.0.1:9/db can't be opened: "),
+    ] {
+        let output = person.types(&["status", "--set", setting]);
+        refused(&output, code, complaint);
+        let text = complained(&output);
+        assert!(!text.contains("hunter2") && !text.contains("pool timed out"), "{text}");
+    }
+    let output = person.types_with(&[("CANDOR_LOG", "loud")], &["status"]);
+    refused(&output, 2, "log level: \"loud\" is no level");
+}
+
 #[test]
 fn keys_that_are_not_there_or_not_right() {
     let person = Person::new();

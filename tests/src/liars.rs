@@ -10,7 +10,10 @@ use crate::{
 use alloy::primitives::B256;
 use anyhow::{Context, Result, bail, ensure};
 use candor_relayer::{
-    dispute::{Retrace, trace::Visit},
+    dispute::{
+        Retrace,
+        trace::{Replayed, Visit},
+    },
     engine::{Device, InferError, InferRequest, LoadedModel},
     pipeline::{Infer, Served},
 };
@@ -18,9 +21,7 @@ use candor_sdk::{
     bindings::ModelDescriptor,
     dispute::MemoryTrace,
     ids::ModelId,
-    program::{
-        FailedCheck, Interpreter, Model, Op, Operand, Run, Symbols, Tensor, TensorData, TraceBuilder, TraceTree,
-    },
+    program::{Interpreter, Model, Op, Operand, Run, Symbols, Tensor, TensorData, TraceBuilder},
 };
 use std::{
     collections::HashMap,
@@ -393,12 +394,7 @@ impl Retrace for LyingEngine {
         }
     }
 
-    fn replay(
-        &self,
-        request: &InferRequest,
-        generated: &[u32],
-        visit: &mut Visit<'_>,
-    ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
+    fn replay(&self, request: &InferRequest, generated: &[u32], visit: &mut Visit<'_>) -> Replayed {
         let Some((story, _)) = self.told(request)? else {
             return self.small.engine.replay(request, generated, visit);
         };

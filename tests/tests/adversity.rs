@@ -259,7 +259,10 @@ async fn one_database_belongs_to_one_relayer_of_one_deployment() -> Result<()> {
     let operator = world.operator(ether(2)).await?;
     let folder = tempfile::tempdir()?;
     let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
-    let second = world.relayer(folder.path(), Some(&operator)).await.map(|_| ());
+    let mut settings = world.settings(folder.path(), Some(&operator));
+    settings.locks = folder.path().join("elsewhere");
+    let second = pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new()).await;
+    let second = second.map(|_| ());
     let error = second.expect_err("two relayers on one database").to_string();
     assert!(error.contains("in use by another relayer"), "{error}");
     relayer.stop().await?;

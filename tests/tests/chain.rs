@@ -12,11 +12,11 @@ use candor_relayer::{
     store::Step,
 };
 use candor_sdk::{
-    bindings::{IInferenceOracle, RequestStatus},
+    bindings::{Delivery, IInferenceOracle, RequestStatus},
     ids::RequestId,
 };
 use candor_tests::{
-    Fault, FaultyEndpoint, Proxy, Scene, World,
+    Ask, Fault, FaultyEndpoint, Proxy, Scene, World,
     scene::in_flight,
     world::{PRICE, WINDOW, applicant, ether, image},
 };
@@ -142,6 +142,35 @@ async fn in_a_gap_of_nonces_nothing_is_sent_for_requests_that_are_gone() -> Resu
     assert_eq!(world.client.credit(operator).await?, U256::from(2 * PRICE));
     let sent = world.client.provider().get_transaction_count(operator).await? - first;
     assert!((6..=7).contains(&sent), "two results, three times nothing, one or two settlements: {sent}");
+    Ok(relayer.stop().await?)
+}
+
+/// The gap is another program's: the operator has asked something with the relayer's key, and a reorganisation takes that back. Nobody sends it again, and the
+/// relayer would wait for its nonce for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_another_program_leaves_is_filled() -> Result<()> {
+    let scene = Scene::new().await?;
+    let (world, operator) = (&scene.world, scene.operator.address());
+    let fault = Fault::TakenBackAtSend(IInferenceOracle::Requested::SIGNATURE_HASH);
+    let endpoint = FaultyEndpoint::start(&world.rpc_url(), fault, 1).await?;
+    let mut settings = scene.settings();
+    settings.rpc_urls = vec![endpoint.url.clone()];
+    settings.gas.bump_after = Duration::from_secs(1);
+    let relayer = scene.start(settings).await?;
+    let client = world.client_of(&scene.operator.key).await?;
+    let nonce = client.provider().get_transaction_count(operator).await?;
+    let (credit, input) = (world.models["credit"].id(), applicant());
+    let ask = Ask { model: credit, input, delivery: Delivery::Final, callback_gas: 0 };
+    let (args, value) = world.args(&ask);
+    client.send_from(operator, client.request(args, value)).await?;
+    endpoint.happened().await?;
+    let id = world.ask("credit", &applicant()).await?;
+    assert_eq!(id, RequestId(1), "the operator's request never was");
+    world.settle(id).await?;
+    assert_eq!(world.count::<IInferenceOracle::Fulfilled>(id).await?, 1);
+    assert!(world.failed_transactions(operator).await?.is_empty());
+    let sent = world.client.provider().get_transaction_count(operator).await? - nonce;
+    assert_eq!(sent, 4, "twice nothing, a result, a settlement");
     Ok(relayer.stop().await?)
 }
 

@@ -327,6 +327,11 @@ async fn wrong_places_and_empty_pockets_are_named() -> Result<()> {
         let text = person.fails(3, &["doctor", "--set", setting]).await?;
         has(&text, &["BAD   node", complaint]);
     }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let setting = format!("http.listen={}", taken.local_addr()?);
+    let text = person.fails(1, &["run", "--set", &setting]).await?;
+    // For people at the end, for machines in the log.
+    has(&text, &["\nerror: can't listen on 127.0.0.1:", "([http] listen)", "choose another port", "the relayer ends"]);
     let cheap = person.fails(1, &["request", "--model", "credit", "--applicant", "", "--max-fee", "1 wei"]).await?;
     has(&cheap, &["1 wei is too little: the cheapest operator asks 0.001 ether"]);
     let short = person.fails(1, &["request", "--model", "credit", "--applicant", "", "--timeout", "1s"]).await?;
@@ -371,8 +376,11 @@ async fn damaged_models_and_foreign_databases_are_named() -> Result<()> {
     let mut relayer = person.relayer()?;
     let id = world.ask("digits", &candor_tests::world::image()).await?;
     world.wait_for(id, RequestStatus::Fulfilled).await.with_context(|| person.log())?;
-    // A second relayer on the same file.
-    has(&person.fails(1, &["run"]).await?, &["database", "candor.db is in use by another relayer"]);
+    // A second relayer with the same key; and one that looks for the key's lock elsewhere, on the same file.
+    has(&person.fails(1, &["run"]).await?, &["another relayer on this machine sends transactions for account"]);
+    let elsewhere = tempfile::tempdir()?;
+    let second = person.command(&["run"])?.env("TMPDIR", elsewhere.path()).output().await?;
+    has(&String::from_utf8(second.stderr)?, &["database", "candor.db is in use by another relayer"]);
     stop(&mut relayer).await.with_context(|| person.log())?;
 
     let pool = sqlx::SqlitePool::connect(&format!("sqlite:{}", person.path("candor.db").display())).await?;

@@ -5,20 +5,17 @@
 //! all of them with `CANDOR_TEST_STORE=postgres`.
 
 use alloy::{
-    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
-    eips::eip2718::Encodable2718,
-    network::TxSignerSync,
-    primitives::{Address, B256, TxKind, U256},
+    primitives::{B256, U256},
     providers::{Provider, ext::AnvilApi},
     sol_types::SolEvent,
 };
 use anyhow::{Context, Result, ensure};
 use candor_relayer::{
     crash::{DETOURS, DISPUTE_PLACES, PLACES, SHARED_PLACES},
-    store::{Purpose, SentTransaction, Store},
+    store::{Purpose, Store},
 };
 use candor_sdk::{
-    bindings::{Answer, IInferenceOracle, RequestStatus},
+    bindings::{IInferenceOracle, RequestStatus},
     ids::RequestId,
     request::Request,
 };
@@ -244,7 +241,7 @@ async fn survives_detour(world: World, place: &'static str) -> Result<()> {
             asked.push(world.ask("credit", &applicant()).await?);
             provider.anvil_set_auto_mine(false).await?;
             let mut first = trial.start(true, &[])?;
-            take_nonce(&trial, &in_flight(&trial.store().await?, |_| true).await?[0]).await?;
+            trial.take_nonce(&in_flight(&trial.store().await?, |_| true).await?[0]).await?;
             provider.anvil_set_auto_mine(true).await?;
             trial.dead(&mut first).await?;
             trial.start(false, &[])?
@@ -293,33 +290,11 @@ async fn cancellation_known(trial: &Trial) -> Result<()> {
     }
 }
 
-/// Another program uses the relayer's key and nonce.
-async fn take_nonce(trial: &Trial, sent: &SentTransaction) -> Result<()> {
-    let provider = trial.world.client.provider();
-    let mut other = TxEip1559 {
-        chain_id: trial.world.client.chain_id,
-        nonce: sent.nonce,
-        gas_limit: 21_000,
-        max_fee_per_gas: sent.max_fee * 3,
-        max_priority_fee_per_gas: sent.max_fee * 2,
-        to: TxKind::Call(Address::repeat_byte(9)),
-        value: U256::from(1),
-        ..Default::default()
-    };
-    let signature = trial.operator.key.sign_transaction_sync(&mut other)?;
-    let envelope: TxEnvelope = other.into_signed(signature).into();
-    let _sent = provider.send_raw_transaction(&envelope.encoded_2718()).await?;
-    provider.anvil_mine(Some(1), None).await?;
-    Ok(())
-}
-
 /// Somebody else carries the answer into a block whose base fee is above what the relayer's own transaction pays.
 async fn somebody_else_posts(trial: &Trial, id: RequestId) -> Result<()> {
     let (world, provider) = (&trial.world, trial.world.client.provider());
     in_flight(&trial.store().await?, |_| true).await?;
-    let row = trial.store().await?.request(id).await?.context("not stored")?;
-    let (output, signature) = (row.output.context("no output")?, row.signature.context("no signature")?);
-    world.carry(Answer { request: row.request.pack(), output, signature }, 60_000_000_000).await?;
+    trial.carried(&trial.store().await?, id, 60_000_000_000).await?;
     assert_eq!(world.client.status(id).await?.0, RequestStatus::Fulfilled);
     // Whatever comes next is cheap again.
     provider.anvil_set_next_block_base_fee_per_gas(1_000_000_000).await?;

@@ -1,18 +1,17 @@
 //! What happened to operators of other relayers, replayed here. `docs/reliability.md` says which incident is which test.
 
 use alloy::{
-    consensus::{SignableTransaction, TxEip1559, TxEnvelope},
-    eips::eip2718::{Decodable2718, Encodable2718},
-    network::TxSignerSync,
-    primitives::{Address, TxKind, U256},
+    consensus::TxEnvelope,
+    eips::eip2718::Decodable2718,
+    primitives::{TxKind, U256},
     providers::{Provider, ext::AnvilApi},
 };
 use anyhow::{Context, Result};
 use candor_relayer::store::{Purpose, SentTransaction, Step, StoreLocation};
-use candor_sdk::bindings::{Answer, Delivery, IInferenceOracle, RequestStatus};
+use candor_sdk::bindings::{Delivery, IInferenceOracle, RequestStatus};
 use candor_tests::{
     Ask, Fault, FaultyEndpoint, Proxy, Scene, Slow,
-    scene::in_flight,
+    scene::{Stuck, in_flight},
     world::{PRICE, TIMEOUT, applicant, ether, image, request_id},
 };
 use std::time::Duration;
@@ -42,11 +41,8 @@ async fn a_transaction_reported_as_failed_that_landed_is_not_sent_again() -> Res
 async fn a_transaction_that_nodes_forgot_is_sent_again() -> Result<()> {
     let scene = Scene::new().await?;
     let world = &scene.world;
-    let id = world.ask("credit", &applicant()).await?;
     let provider = world.client.provider();
-    provider.anvil_set_auto_mine(false).await?;
-    let relayer = scene.start(scene.settings()).await?;
-    let sent = in_flight(&relayer.store, |_| true).await?.remove(0);
+    let Stuck { id, relayer, sent } = scene.stuck(scene.settings()).await?;
     // In the pool, and then not.
     let deadline = Instant::now() + Duration::from_secs(30);
     while provider.anvil_drop_transaction(sent.hash).await?.is_none() {
@@ -65,26 +61,9 @@ async fn a_transaction_that_nodes_forgot_is_sent_again() -> Result<()> {
 async fn another_program_takes_the_nonce_and_the_result_is_posted_all_the_same() -> Result<()> {
     let scene = Scene::new().await?;
     let Scene { world, operator, .. } = &scene;
-    let id = world.ask("credit", &applicant()).await?;
-    let provider = world.client.provider();
-    provider.anvil_set_auto_mine(false).await?;
-    let relayer = scene.start(scene.settings()).await?;
-    let sent = in_flight(&relayer.store, |_| true).await?.remove(0);
-    let mut other = TxEip1559 {
-        chain_id: world.client.chain_id,
-        nonce: sent.nonce,
-        gas_limit: 21_000,
-        max_fee_per_gas: sent.max_fee * 3,
-        max_priority_fee_per_gas: sent.max_fee * 2,
-        to: TxKind::Call(Address::repeat_byte(9)),
-        value: U256::from(1),
-        ..Default::default()
-    };
-    let signature = operator.key.sign_transaction_sync(&mut other)?;
-    let envelope: TxEnvelope = other.into_signed(signature).into();
-    let _sent = provider.send_raw_transaction(&envelope.encoded_2718()).await?;
-    provider.anvil_mine(Some(1), None).await?;
-    provider.anvil_set_auto_mine(true).await?;
+    let Stuck { id, relayer, sent } = scene.stuck(scene.settings()).await?;
+    scene.take_nonce(&sent).await?;
+    world.client.provider().anvil_set_auto_mine(true).await?;
     world.wait_for(id, RequestStatus::Fulfilled).await?;
     assert_eq!(world.count::<IInferenceOracle::Fulfilled>(id).await?, 1);
     assert!(world.failed_transactions(operator.address()).await?.is_empty());
@@ -153,14 +132,9 @@ async fn what_others_answered_long_ago_is_not_answered_again() -> Result<()> {
 async fn a_transaction_that_reverts_because_its_work_was_done_is_not_tried_again() -> Result<()> {
     let scene = Scene::new().await?;
     let Scene { world, operator, .. } = &scene;
-    let id = world.ask("credit", &applicant()).await?;
     let provider = world.client.provider();
-    provider.anvil_set_auto_mine(false).await?;
-    let relayer = scene.start(scene.settings()).await?;
-    let sent = in_flight(&relayer.store, |_| true).await?.remove(0);
-    let row = relayer.store.request(id).await?.context("not stored")?;
-    let (output, signature) = (row.output.context("no output")?, row.signature.context("no signature")?);
-    world.carry(Answer { request: row.request.pack(), output, signature }, 1_000_000_000).await?;
+    let Stuck { id, relayer, sent } = scene.stuck(scene.settings()).await?;
+    scene.carried(&relayer.store, id, 1_000_000_000).await?;
     // Both were in that block, the dearer one first; or else this relayer's own comes now.
     provider.anvil_set_next_block_base_fee_per_gas(1_000_000_000).await?;
     provider.anvil_set_auto_mine(true).await?;
@@ -177,18 +151,13 @@ async fn a_transaction_that_reverts_because_its_work_was_done_is_not_tried_again
 async fn a_stuck_transaction_for_which_nothing_is_left_to_do_is_cancelled() -> Result<()> {
     let scene = Scene::new().await?;
     let Scene { world, operator, .. } = &scene;
-    let id = world.ask("credit", &applicant()).await?;
     let provider = world.client.provider();
-    provider.anvil_set_auto_mine(false).await?;
     let mut settings = scene.settings();
     settings.gas.bump_after = Duration::from_secs(1);
     settings.gas.max_fee_per_gas = 50_000_000_000;
-    let relayer = scene.start(settings).await?;
-    let stuck = in_flight(&relayer.store, |_| true).await?.remove(0);
-    let row = relayer.store.request(id).await?.context("not stored")?;
-    let (output, signature) = (row.output.context("no output")?, row.signature.context("no signature")?);
+    let Stuck { id, relayer, sent: stuck } = scene.stuck(settings).await?;
     // Above what the relayer's transaction pays, so that it stays where it is.
-    world.carry(Answer { request: row.request.pack(), output, signature }, 60_000_000_000).await?;
+    scene.carried(&relayer.store, id, 60_000_000_000).await?;
     let is_cancel = |sent: &SentTransaction| sent.purpose == Purpose::Cancel;
     let sent = in_flight(&relayer.store, |sent| sent.iter().any(is_cancel)).await?;
     let cancel = sent.into_iter().find(is_cancel).context("there is one")?;
@@ -239,15 +208,12 @@ async fn a_node_that_suggests_no_tip_or_knows_of_none_is_no_obstacle() -> Result
 async fn a_spike_of_the_base_fee_is_followed_up_to_the_limit_and_waited_out() -> Result<()> {
     let scene = Scene::new().await?;
     let Scene { world, operator, .. } = &scene;
-    let id = world.ask("credit", &applicant()).await?;
     let provider = world.client.provider();
-    provider.anvil_set_auto_mine(false).await?;
     let mut settings = scene.settings();
     settings.gas.bump_after = Duration::from_millis(200);
     settings.gas.max_fee_per_gas = 8_000_000_000;
     let limit = settings.gas.max_fee_per_gas;
-    let relayer = scene.start(settings).await?;
-    in_flight(&relayer.store, |_| true).await?;
+    let Stuck { id, relayer, .. } = scene.stuck(settings).await?;
     // Far above the limit; no block takes the transaction, whatever it pays.
     provider.anvil_set_next_block_base_fee_per_gas(50_000_000_000).await?;
     provider.anvil_mine(Some(1), None).await?;

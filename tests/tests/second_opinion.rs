@@ -8,7 +8,7 @@ use candor_relayer::{
         liar::Liar,
         opinion::Verdict,
         recheck::{self, Doubt},
-        trace::{EngineTrace, Visit},
+        trace::{EngineTrace, Replayed, Visit},
     },
     engine::{InferError, InferRequest},
     pipeline::{Handle, Infer, Progress, WatcherSettings},
@@ -16,7 +16,7 @@ use candor_relayer::{
 use candor_sdk::{
     bindings::{IDisputeGame, IOperatorRegistry, RequestStatus},
     dispute::Trace,
-    program::{FailedCheck, LEAF, Model, Tensor, TensorData, TraceBuilder, TraceTree},
+    program::{LEAF, Model, Tensor, TensorData, TraceBuilder},
 };
 use candor_tests::{
     Operator, World,
@@ -93,12 +93,7 @@ impl Retrace for Broken {
         self.inner().generate(request)
     }
 
-    fn replay(
-        &self,
-        request: &InferRequest,
-        generated: &[u32],
-        visit: &mut Visit<'_>,
-    ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
+    fn replay(&self, request: &InferRequest, generated: &[u32], visit: &mut Visit<'_>) -> Replayed {
         let run = self.run.fetch_add(1, Ordering::SeqCst);
         let wrong = self.runs.contains(&run) && !self.healed.load(Ordering::SeqCst);
         let mut trace = TraceBuilder::default();

@@ -4,7 +4,7 @@ use alloy::{
     primitives::U256,
     providers::{Provider, ext::AnvilApi},
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candor_relayer::{
     pipeline,
     postgres::Postgres,
@@ -196,6 +196,39 @@ async fn the_database_is_gone_for_a_while_and_the_relayer_goes_on() -> Result<()
         "the same process"
     );
     assert_eq!(world.client.provider().get_balance(PAYOUT).await?, U256::from(2 * PRICE));
+    relayer.kill().await
+}
+
+/// It is away when the relayer starts, which says so and waits as it does for a node; and stops at once when it is asked to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_at_start_is_waited_for() -> Result<()> {
+    let Ok(server) = Postgres::start() else {
+        assert!(Postgres::for_test("a_database_that_is_away_at_start_is_waited_for").is_none());
+        return Ok(());
+    };
+    let url = server.database()?;
+    let mut world = World::start().await?;
+    let operator = world.operator(ether(5)).await?;
+    let folder = tempfile::tempdir()?;
+    server.down();
+    let waits = async |relayer: &RelayerProcess| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !relayer.log().contains("the database can't be opened") {
+            ensure!(Instant::now() < deadline, "it does not say so: {}", relayer.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!relayer.log().contains("pool timed out"), "that says nothing: {}", relayer.log());
+        Ok(())
+    };
+    let mut stopped = process(folder.path(), &world, &operator, &url, None)?;
+    waits(&stopped).await?;
+    stopped.ask_to_stop()?;
+    ensure!(stopped.ended(Duration::from_secs(20)).await?.success(), "{}", stopped.log());
+    let relayer = process(folder.path(), &world, &operator, &url, None)?;
+    waits(&relayer).await?;
+    let asked = [world.ask("credit", &applicant()).await?];
+    server.up()?;
+    settled_once(&world, &asked, || relayer.log()).await?;
     relayer.kill().await
 }
 

@@ -97,6 +97,9 @@ pub enum ConnectError {
         #[source]
         error: ClientError,
     },
+    /// None of several endpoints can be reached.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    All(Vec<ConnectError>),
     /// Nothing to connect to.
     #[error("no RPC endpoint is configured: set [chain] rpc_urls")]
     None,
@@ -105,7 +108,22 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether trying again may help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Client { error, .. } if error.is_retryable())
+        match self {
+            Self::Client { error, .. } => error.is_retryable(),
+            Self::All(errors) => errors.iter().all(Self::is_retryable),
+            Self::WrongChain { .. } | Self::None => false,
+        }
+    }
+
+    fn all(mut errors: Vec<Self>) -> Self {
+        match (errors.pop(), errors.is_empty()) {
+            (None, _) => Self::None,
+            (Some(only), true) => only,
+            (Some(last), false) => {
+                errors.push(last);
+                Self::All(errors)
+            }
+        }
     }
 }
 
@@ -119,24 +137,23 @@ impl Rpc {
         answer_within: Duration,
     ) -> Result<Self, ConnectError> {
         let mut endpoints = Vec::new();
-        let mut unreachable = None;
+        let mut unreachable = Vec::new();
         for url in urls {
             let endpoint = Endpoint { name: without_credentials(url), url: url.clone(), client: OnceLock::new() };
             match endpoint.connect(chain_id, oracle, answer_within).await {
                 Ok(()) => {}
-                Err(error) if error.is_retryable() => {
-                    warn!(%error, "endpoint left out for now");
-                    unreachable = Some(error);
-                }
+                Err(error) if error.is_retryable() => unreachable.push(error),
                 Err(error) => return Err(error),
             }
             endpoints.push(endpoint);
         }
-        match (endpoints.iter().position(|endpoint| endpoint.client.get().is_some()), unreachable) {
-            (Some(first), _) => Ok(Self { endpoints, chain_id, oracle, answer_within, turn: AtomicUsize::new(first) }),
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(ConnectError::None),
+        let Some(first) = endpoints.iter().position(|endpoint| endpoint.client.get().is_some()) else {
+            return Err(ConnectError::all(unreachable));
+        };
+        for error in unreachable {
+            warn!(%error, "endpoint left out for now");
         }
+        Ok(Self { endpoints, chain_id, oracle, answer_within, turn: AtomicUsize::new(first) })
     }
 
     /// The client in use.

@@ -414,11 +414,15 @@ impl Sender {
                         && let Some(next) = holding_up(&before, &all)
                     {
                         since = Instant::now();
-                        self.replace(rpc, next).await?;
+                        if next.nonce == used {
+                            self.replace(rpc, next).await?;
+                        } else {
+                            self.send_again(rpc, used, nonce, true).await?;
+                        }
                     } else if resend.elapsed() > self.poll_interval * 5 || filled.is_some_and(|filled| used > filled) {
                         resend = Instant::now();
                         filled = (used < nonce).then_some(used);
-                        self.send_again(rpc, used, nonce).await?;
+                        self.send_again(rpc, used, nonce, false).await?;
                     }
                 }
                 Err(error) if error.is_of_the_endpoint() => {
@@ -456,8 +460,8 @@ impl Sender {
 
     /// Sends again what the chain waits for, that has used the nonces below `used`: this nonce's transaction, or the first of a gap before it. It may have been
     /// made for a chain that is gone, as everything in a gap was. So it is looked at on the chain as it is when its turn comes, and where nothing is left to do
-    /// for it, nothing is what is sent.
-    async fn send_again(&self, rpc: &Rpc, used: u64, nonce: u64) -> Result<(), SendError> {
+    /// for it, nothing is what is sent. So it is for a nonce that is not this relayer's, where it is `hopeless` to wait for whose it was.
+    async fn send_again(&self, rpc: &Rpc, used: u64, nonce: u64, hopeless: bool) -> Result<(), SendError> {
         self.reopen(used, nonce).await?;
         let open = self.store.unresolved().await?;
         let dearest = |nonce: u64| open.iter().rfind(|sent| sent.nonce == nonce);
@@ -469,7 +473,36 @@ impl Sender {
                 self.broadcast(rpc.client(), sent).await;
             }
         }
+        if hopeless && dearest(used).is_none() { self.fill(rpc, used).await } else { Ok(()) }
+    }
+
+    /// Uses up a nonce that nothing is known to use: what did was another program's, or is not in this database, and a reorganisation took it back.
+    async fn fill(&self, rpc: &Rpc, nonce: u64) -> Result<(), SendError> {
+        let base_fee = rpc.head().await?.base_fee;
+        let fee = self.fee(base_fee, TIP)?;
+        let gas_limit = self.gas_of_nothing(rpc).await?;
+        self.check_funds(rpc.client(), U256::from(gas_limit) * U256::from(fee)).await?;
+        let nothing = TxEip1559 {
+            chain_id: rpc.chain_id(),
+            nonce,
+            gas_limit,
+            max_fee_per_gas: fee,
+            max_priority_fee_per_gas: TIP.min(fee),
+            to: TxKind::Call(self.address()),
+            ..Default::default()
+        };
+        let sent = self.sign(Purpose::Cancel, nothing).await?;
+        self.store.sending(&sent, &[]).await?;
+        crash::point("cancel-stored");
+        warn!(nonce, tx = %sent.hash, "a reorganisation took back what another program had sent, and nobody sends it again: a transaction that does nothing takes its nonce");
+        self.broadcast(rpc.client(), &sent).await;
+        crash::point("cancel-sent");
         Ok(())
+    }
+
+    async fn gas_of_nothing(&self, rpc: &Rpc) -> Result<u64, ClientError> {
+        let nothing = TransactionRequest::default().from(self.address()).to(self.address());
+        Ok(rpc.client().provider().estimate_gas(nothing).await?)
     }
 
     /// A reorganisation may have taken back what had used the nonces before this one. No transaction of a later nonce is mined before they are used again.
@@ -572,8 +605,7 @@ impl Sender {
         if !self.is_pointless(rpc, last, old).await {
             return None;
         }
-        let nothing = TransactionRequest::default().from(self.address()).to(self.address());
-        let gas = rpc.client().provider().estimate_gas(nothing).await.ok()?;
+        let gas = self.gas_of_nothing(rpc).await.ok()?;
         let price = |tx: &TxEip1559| base_fee.saturating_add(tx.max_priority_fee_per_gas).min(tx.max_fee_per_gas);
         let cost = |gas: u64, tx: &TxEip1559| U256::from(gas) * U256::from(price(tx));
         (cost(gas, dearer) < cost(at_least(&old.input) + COLD_READ, old)).then(|| TxEip1559 {

@@ -197,8 +197,8 @@ async fn first<T>(config: &Config, ask: impl AsyncFn(&RpcUrl) -> anyhow::Result<
         }
     }
     match failures.as_slice() {
-        [only] => bail!("{only}"),
-        _ => bail!("no node can be used:\n  - {}", failures.join("\n  - ")),
+        [only] => bail!("{only} (chain.rpc_urls says which nodes are asked)"),
+        _ => bail!("no node of chain.rpc_urls can be used:\n  - {}", failures.join("\n  - ")),
     }
 }
 

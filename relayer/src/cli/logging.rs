@@ -11,6 +11,9 @@ pub(crate) fn start(config: &LogConfig, verbose: u8) -> anyhow::Result<()> {
         _ => "debug,candor_relayer=trace,candor_sdk=trace",
     };
     let text = std::env::var("CANDOR_LOG").unwrap_or_else(|_| level.to_owned());
+    if let Some(problem) = LogConfig::problem(&text) {
+        return Err(super::UsageError(format!("log level: {problem}")).into());
+    }
     // What these have to say of errors, this program says too, with what it does about them.
     let filter = EnvFilter::try_new(format!("alloy_signer_aws=off,alloy_signer_gcp=off,{text}"))
         .map_err(|error| super::UsageError(format!("log level \"{text}\" makes no sense: {error}")))?;

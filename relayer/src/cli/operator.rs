@@ -103,14 +103,18 @@ async fn join(context: &Context, config: &Config, args: &JoinArgs) -> anyhow::Re
     let client = context.paying_client(config, &account).await?;
     let terms = client.terms().await?;
     let models = config.models.serve.iter().map(CatalogModel::load).collect::<Result<Vec<_>, _>>()?;
+    let mut unknown = Vec::new();
     for model in &models {
         if client.model(model.id()).await?.is_none() {
-            let name = model.name();
-            bail!(
+            let (name, id) = (model.name(), model.id());
+            unknown.push(format!(
                 "model {name} ({}) is not registered on this chain; `candor model register {name}` does it",
-                model.id().short()
-            );
+                id.short()
+            ));
         }
+    }
+    if !unknown.is_empty() {
+        bail!(unknown.join("\n       "));
     }
     check_signer(&client, account.address(), signer.address()).await?;
 

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::{collections::HashMap, io::IsTerminal, path::PathBuf};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// What `candor run` is told.
 #[derive(Debug, Args)]
@@ -57,6 +57,10 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> anyhow::Result<Out
         outcome = outcome.and(ended.unwrap_or(Err(RelayerError::Panicked("relayer"))));
     }
     signals.abort();
+    if let Err(error) = &outcome {
+        // Whoever reads the log alone has to find it there.
+        error!(%error, "the relayer ends");
+    }
     outcome?;
     info!("relayer stopped");
     Ok(Outcome::Done)

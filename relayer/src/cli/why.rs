@@ -57,6 +57,12 @@ pub(super) async fn why(context: &Context, args: &WhyArgs) -> anyhow::Result<Out
         StoreLocation::File(path) if !path.exists() => None,
         _ => Store::open_read_only(location.clone()).await?.request(id).await?,
     };
+    if let Some(row) = &row
+        && let Some(end) = ended(row)
+    {
+        tell(context, id, row.step.name(), &[end])?;
+        return Ok(Outcome::Done);
+    }
     let client = context.client(&config).await;
     let (stands, reasons) = match row {
         Some(row) => {
@@ -65,18 +71,15 @@ pub(super) async fn why(context: &Context, args: &WhyArgs) -> anyhow::Result<Out
                 Ok(client) => client,
                 // What is known here is worth saying all the same.
                 Err(error) => {
-                    let mut reasons: Vec<String> =
-                        nobody(&store).await?.into_iter().chain(row.reason.clone()).collect();
-                    reasons.push("what else it waits for only the chain can say, and that can't be asked".into());
+                    let mut reasons: Vec<String> = nobody(&store).await?.into_iter().collect();
+                    reasons.push("what it waits for only the chain can say, and that can't be asked".into());
                     tell(context, id, row.step.name(), &reasons)?;
                     return Err(error);
                 }
             };
             let facts = facts(context, &config, &store, &client, &row).await?;
             let mut reasons = explain(&row, &facts);
-            if !matches!(row.step, Step::Finalized | Step::Dropped) {
-                reasons.splice(0..0, nobody(&store).await?);
-            }
+            reasons.splice(0..0, nobody(&store).await?);
             (row.step.name().to_owned(), reasons)
         }
         None => ("not here".to_owned(), unknown(&config, &client?, id).await?),
@@ -142,6 +145,15 @@ async fn facts(
     })
 }
 
+/// Why nothing more happens to a request.
+fn ended(row: &RequestRow) -> Option<String> {
+    match row.step {
+        Step::Finalized => Some(format!("final, and {} were paid for it", money(row.paid.unwrap_or_default()))),
+        Step::Dropped => Some(format!("not answered here: {}", row.reason.as_deref().unwrap_or("no reason is known"))),
+        _ => None,
+    }
+}
+
 /// What a request waits for, or why nothing more happens to it.
 fn explain(row: &RequestRow, facts: &Facts) -> Vec<String> {
     let mut reasons = match row.step {
@@ -151,10 +163,7 @@ fn explain(row: &RequestRow, facts: &Facts) -> Vec<String> {
         Step::Posting | Step::Finalizing => in_flight(row, facts),
         Step::Posted => posted(row, facts),
         Step::Disputed => vec!["somebody disputes the result; it can't become final before that is decided".into()],
-        Step::Finalized => {
-            vec![format!("final, and {} were paid for it", money(row.paid.unwrap_or_default()))]
-        }
-        Step::Dropped => vec![format!("not answered here: {}", row.reason.as_deref().unwrap_or("no reason is known"))],
+        Step::Finalized | Step::Dropped => ended(row).into_iter().collect(),
     };
     let late = facts.head.timestamp > row.request.deadline;
     if late && matches!(row.step, Step::Seen | Step::Inferred | Step::Signed | Step::Posting) {

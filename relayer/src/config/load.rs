@@ -451,7 +451,9 @@ fn inconsistencies(config: &Config, needs: Needs) -> Vec<(String, String)> {
         "store.lease",
         ": must be at least 1s, for a sign of life to arrive",
     );
-    check(config.log.level.trim().is_empty(), "log.level", ": must not be empty");
+    if let Some(problem) = super::LogConfig::problem(&config.log.level) {
+        check(true, "log.level", &format!(": {problem}"));
+    }
     check(config.models.serve.is_empty(), "models.serve", ": must name at least one model");
     if let Some(operator) = &config.operator {
         if let Some(payout) = &operator.payout {

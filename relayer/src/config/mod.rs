@@ -347,6 +347,23 @@ pub struct LogConfig {
     pub level: String,
 }
 
+impl LogConfig {
+    /// What makes no sense about a level as somebody wrote it, if anything does. A word that is no level would be taken for the name of a module, and
+    /// nothing else would be said any more.
+    pub fn problem(level: &str) -> Option<String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let known = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        let mut words = level.split(',').map(|part| part.rsplit('=').next().unwrap_or(part).trim());
+        let wrong = words.find(|word| !known(word))?;
+        Some(match nearest(wrong, LEVELS) {
+            Some(meant) => format!("\"{wrong}\" is no level, did you mean \"{meant}\"?"),
+            None => {
+                format!("\"{wrong}\" is no level: there are {}, and MODULE=LEVEL for one module", LEVELS.join(", "))
+            }
+        })
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> Self {
         Self { format: LogFormat::Auto, level: "info".into() }

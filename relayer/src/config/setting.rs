@@ -91,12 +91,22 @@ impl From<ImportOptions> for Options {
 
 /// An address and a port.
 pub(super) fn read_listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let parse = |text: String| {
+    /// A bare port looks like a number.
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Text(String),
+        Number(i64),
+    }
+    let parse = |given| {
+        let text = match given {
+            Given::Text(text) => text,
+            Given::Number(number) => number.to_string(),
+        };
         let problem = |_| format!("{text:?} is no address with a port, such as \"127.0.0.1:9464\" or \"[::1]:9464\"");
         text.parse().map_err(problem)
     };
-    text.map(parse).transpose().map_err(de::Error::custom)
+    Option::<Given>::deserialize(deserializer)?.map(parse).transpose().map_err(de::Error::custom)
 }
 
 fn read_precision<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Precision>, D::Error> {

@@ -2,12 +2,12 @@
 //!
 //! No configuration leads here: it has to be written into a program.
 
-use super::trace::{Retrace, Visit};
+use super::trace::{Replayed, Retrace, Visit};
 use crate::{
     engine::{Device, InferError, InferRequest, LoadError, LoadedModel},
     pipeline::Infer,
 };
-use candor_sdk::program::{FailedCheck, Model, ModelError, TraceTree, WeightTensor, WeightType};
+use candor_sdk::program::{Model, ModelError, WeightTensor, WeightType};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -119,12 +119,7 @@ impl Retrace for Liar {
         self.bent.generate(request)
     }
 
-    fn replay(
-        &self,
-        request: &InferRequest,
-        generated: &[u32],
-        visit: &mut Visit<'_>,
-    ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
+    fn replay(&self, request: &InferRequest, generated: &[u32], visit: &mut Visit<'_>) -> Replayed {
         self.bent.replay(request, generated, visit)
     }
 }

@@ -21,6 +21,9 @@ use std::{
 /// Sees the tensors of a run, in node order.
 pub type Visit<'a> = dyn FnMut(u32, &Tensor) + 'a;
 
+/// What a run over given tokens gives: its hashes, and the first check in it that fails.
+pub type Replayed = Result<(TraceTree, Option<FailedCheck>), InferError>;
+
 /// Something whose runs can be retraced: the engine, or a liar in a test.
 pub trait Retrace: Send + Sync + Debug {
     /// The model.
@@ -36,12 +39,7 @@ pub trait Retrace: Send + Sync + Debug {
     ///
     /// # Errors
     /// As [`Retrace::generate`].
-    fn replay(
-        &self,
-        request: &InferRequest,
-        generated: &[u32],
-        visit: &mut Visit<'_>,
-    ) -> Result<(TraceTree, Option<FailedCheck>), InferError>;
+    fn replay(&self, request: &InferRequest, generated: &[u32], visit: &mut Visit<'_>) -> Replayed;
 }
 
 impl Retrace for LoadedModel {
@@ -53,12 +51,7 @@ impl Retrace for LoadedModel {
         Self::generate(self, request)
     }
 
-    fn replay(
-        &self,
-        request: &InferRequest,
-        generated: &[u32],
-        visit: &mut Visit<'_>,
-    ) -> Result<(TraceTree, Option<FailedCheck>), InferError> {
+    fn replay(&self, request: &InferRequest, generated: &[u32], visit: &mut Visit<'_>) -> Replayed {
         Self::replay(self, request, generated, visit)
     }
 }

@@ -35,8 +35,11 @@ pub(crate) async fn serve(
     served: Served,
     stop: CancellationToken,
 ) -> Result<(SocketAddr, impl Future<Output = Result<(), RelayerError>> + Send + 'static), RelayerError> {
-    let refused =
-        |error: std::io::Error| RelayerError::NotReady(format!("can't listen on {listen} ([http] listen): {error}"));
+    let refused = |error: std::io::Error| {
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        let hint = if taken { "; another relayer, or another program, is there: choose another port" } else { "" };
+        RelayerError::NotReady(format!("can't listen on {listen} ([http] listen): {error}{hint}"))
+    };
     let listener = TcpListener::bind(listen).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     metrics::install();
@@ -90,7 +93,8 @@ async fn readyz(State(served): State<Served>) -> Response {
     let lost = served.sight.lost();
     let report = served.reports.borrow().clone();
     if report.at == 0 && lost.is_none() {
-        reasons.push("starting".into());
+        let waits = served.sight.trouble().map_or_else(String::new, |why| format!(": {why}"));
+        reasons.push(format!("starting{waits}"));
     }
     reasons.extend(lost);
     reasons.extend(report.blocked.iter().cloned());

@@ -363,6 +363,17 @@ impl Shared {
 
 /// Starts a relayer. Waits for an endpoint that is down, refuses everything that waiting does not mend.
 pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationToken) -> Result<Handle, RelayerError> {
+    let mut candidate = candidate(&settings);
+    if let Some(key) = &mut candidate.key
+        && !key.try_hold()
+        && !settings.store.is_shared()
+    {
+        return Err(RelayerError::NotReady(format!(
+            "another relayer on this machine sends transactions for account {} (it holds {}); one relayer for a key",
+            account(&settings).map(SigningKey::address).unwrap_or_default(),
+            key.path().display()
+        )));
+    }
     let (report_sender, reports) = watch::channel(Arc::new(Report::default()));
     let running = Arc::new(OnceLock::new());
     let mut tasks = JoinSet::new();
@@ -379,10 +390,13 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
         http = Some(address);
         tasks.spawn(supervise("http", stop.clone(), serving));
     }
-    let (rpc, terms, newest) = begin(&settings, &sight, &stop).await?;
+    let found = patiently("no RPC endpoint answers", &sight, &stop, || look_around(&settings));
+    let (rpc, terms, newest) = found.await?;
     sight.seen(newest);
-    let store = Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?;
-    let store = store.with_lease(settings.lease);
+    let open = || async {
+        Ok(Store::open(settings.store.clone(), settings.chain_id, settings.oracle, settings.start_block).await?)
+    };
+    let store = patiently("the database can't be opened", &sight, &stop, open).await?.with_lease(settings.lease);
     match &settings.operator {
         Some(operator) => store.belong_to(operator.account.address()).await?,
         // As the submitter it would keep those from their work that have an account.
@@ -421,16 +435,6 @@ pub async fn spawn(settings: Settings, reporter: Reporter, stop: CancellationTok
     });
     info!(chain = settings.chain_id, oracle = %settings.oracle, %operator, database = %store.location(), member = store.member(), "relayer started");
 
-    let mut candidate = candidate(&settings);
-    if let Some(key) = &mut candidate.key
-        && !key.try_hold()
-        && !settings.store.is_shared()
-    {
-        return Err(RelayerError::NotReady(format!(
-            "another relayer on this machine sends transactions for account {operator} (it holds {}); one relayer for a key",
-            key.path().display()
-        )));
-    }
     let elected = membership::stand(&shared, &mut candidate).await?;
     if elected {
         crash::point("led");
@@ -572,27 +576,28 @@ async fn supervise(
     (name, outcome)
 }
 
-/// A connection, the terms of the deployment and its newest block, as soon as an endpoint gives all three.
-async fn begin(
-    settings: &Settings,
+/// Tries what passes by itself if it fails, a node that is down, a server that is away, a disk that is full, until it does not; less often each time.
+async fn patiently<T, F: Future<Output = Result<T, RelayerError>>>(
+    complaint: &str,
     sight: &Sight,
     stop: &CancellationToken,
-) -> Result<(Rpc, Terms, Head), RelayerError> {
+    attempt: impl Fn() -> F,
+) -> Result<T, RelayerError> {
     let mut wait = Duration::from_secs(1);
     loop {
-        match look_around(settings).await {
-            Ok(found) => return Ok(found),
+        match attempt().await {
             Err(error) if error.is_retryable() && !stop.is_cancelled() => {
-                warn!(%error, retry_in = ?wait, "no RPC endpoint answers");
+                warn!(%error, retry_in = ?wait, "{complaint}");
                 sight.failed(&error);
                 tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return Err(error) }
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
-            Err(error) => return Err(error),
+            outcome => return outcome,
         }
     }
 }
 
+/// A connection, the terms of the deployment and its newest block, of an endpoint that gives all three.
 async fn look_around(settings: &Settings) -> Result<(Rpc, Terms, Head), RelayerError> {
     let rpc =
         Rpc::connect(&settings.rpc_urls, settings.chain_id, settings.oracle, settings.watch.answer_within).await?;
@@ -646,6 +651,9 @@ async fn watch_chain(shared: Arc<Shared>, mut watcher: Watcher, head: watch::Sen
         };
         match looked {
             Ok(look) => {
+                if wait > shared.poll_interval {
+                    info!(block = look.head.number, "the chain is read again");
+                }
                 wait = shared.poll_interval;
                 shared.sight.seen(look.head);
                 if let Some((read, confirmed)) = look.read {

@@ -72,15 +72,10 @@ struct Poster {
     /// Whether results wait for free stake, and that was said.
     no_stake: bool,
     /// What the chain refuses for now, by purpose and key: left alone until then, twice as long each time.
-    held: HashMap<(Purpose, (u64, u32)), Held>,
+    held: HashMap<(Purpose, (u64, u32)), Pause>,
     /// Requests with which the chain is further than the events that were read, by what was to be done with them, and key.
     behind: HashMap<(Purpose, (u64, u32)), Behind>,
     no_payout_until: Option<Instant>,
-}
-
-struct Held {
-    until: Instant,
-    wait: Duration,
 }
 
 struct Behind {
@@ -88,9 +83,29 @@ struct Behind {
     noticed: Instant,
     /// The newest block when it was noticed first.
     newest: u64,
-    /// When what is missing is looked for, and how long after that again.
-    search: Instant,
-    wait: Duration,
+    /// Until what is missing is looked for.
+    search: Pause,
+}
+
+/// Something is left alone for a while, and the next time for twice as long.
+struct Pause {
+    until: Instant,
+    next: Duration,
+}
+
+impl Pause {
+    fn of(wait: Duration) -> Self {
+        Self { until: Instant::now() + wait, next: wait * 2 }
+    }
+
+    fn is_over(&self) -> bool {
+        self.until <= Instant::now()
+    }
+
+    /// Another one, no longer than this.
+    fn again(&mut self, longest: Duration) {
+        *self = Self::of(self.next.min(longest));
+    }
 }
 
 impl Rounds for Poster {
@@ -136,16 +151,16 @@ impl Poster {
     /// The chain has gone on with a request, and the events will say how. If they do not come, an endpoint has left them out: they are looked for in all
     /// blocks since the request was asked.
     async fn is_behind(&mut self, purpose: Purpose, key: (u64, u32)) -> Result<(), RelayerError> {
-        let (now, wait) = (Instant::now(), self.shared.poll_interval * SEARCH_AFTER);
         let newest = self.shared.head.borrow().number;
-        let behind = self.behind.entry((purpose, key));
-        let behind = behind.or_insert(Behind { noticed: now, newest, search: now + wait, wait: wait * 2 });
-        behind.noticed = now;
-        if now < behind.search || self.shared.store.next_block().await? <= behind.newest {
+        let behind = self.behind.entry((purpose, key)).or_insert_with(|| {
+            let search = Pause::of(self.shared.poll_interval * SEARCH_AFTER);
+            Behind { noticed: Instant::now(), newest, search }
+        });
+        behind.noticed = Instant::now();
+        if !behind.search.is_over() || self.shared.store.next_block().await? <= behind.newest {
             return Ok(());
         }
-        behind.search = now + behind.wait;
-        behind.wait = (behind.wait * 2).min(LONGEST_SEARCH);
+        behind.search.again(LONGEST_SEARCH);
         if let Some(block) = self.shared.store.asked_in(key).await? {
             warn!(request = key.0, from = block, "the endpoint has not shown what became of a request; reading again");
             self.shared.store.read_again(block).await?;
@@ -161,8 +176,7 @@ impl Poster {
 
     /// Of these rows as many as fit into one transaction and are not held.
     fn batch(&self, purpose: Purpose, rows: Vec<RequestRow>) -> Vec<RequestRow> {
-        let now = Instant::now();
-        let free = |row: &RequestRow| self.held.get(&(purpose, row.key())).is_none_or(|held| held.until <= now);
+        let free = |row: &RequestRow| self.held.get(&(purpose, row.key())).is_none_or(Pause::is_over);
         fitting(purpose, rows.into_iter().filter(free))
     }
 
@@ -177,8 +191,8 @@ impl Poster {
                 ready.push(row);
             } else {
                 // Gas has become dearer since the model ran.
-                let held = Held { until: Instant::now() + HOLD, wait: self.shared.poll_interval };
-                self.held.entry((Purpose::Fulfill, row.key())).or_insert(held);
+                let held = || Pause { next: self.shared.poll_interval, ..Pause::of(HOLD) };
+                self.held.entry((Purpose::Fulfill, row.key())).or_insert_with(held);
             }
         }
         let mut ready = self.batch(Purpose::Fulfill, ready);
@@ -284,17 +298,17 @@ impl Poster {
     async fn refused(&mut self, purpose: Purpose, row: &RequestRow, reason: &str) -> Result<(), RelayerError> {
         let (status, _) = self.shared.rpc.client().status(row.id()).await?;
         let expected = if purpose == Purpose::Fulfill { RequestStatus::Requested } else { RequestStatus::Fulfilled };
-        let known = self.held.get(&(purpose, row.key())).map(|held| held.wait);
-        let wait = known.map_or(self.shared.poll_interval, |wait| wait * 2).min(LONGEST_WAIT);
+        let known = self.held.contains_key(&(purpose, row.key()));
         if status != expected {
             debug!(request = %row.id(), %purpose, ?status, "the chain is further than this relayer; waiting for its events");
             self.is_behind(purpose, row.key()).await?;
-        } else if known.is_none() {
+        } else if !known {
             warn!(request = %row.id(), %purpose, %reason, "the chain refuses for now");
         } else {
-            debug!(request = %row.id(), %purpose, %reason, retry_in = ?wait, "the chain still refuses");
+            debug!(request = %row.id(), %purpose, %reason, "the chain still refuses");
         }
-        self.held.insert((purpose, row.key()), Held { until: Instant::now() + wait, wait });
+        let first = Pause { next: self.shared.poll_interval, until: Instant::now() };
+        self.held.entry((purpose, row.key())).or_insert(first).again(LONGEST_WAIT);
         Ok(())
     }
 

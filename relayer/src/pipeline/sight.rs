@@ -56,6 +56,11 @@ impl Sight {
         self.lost_at(Instant::now())
     }
 
+    /// What has been in the way since the chain was last seen, however short that is.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.last().trouble.clone()
+    }
+
     fn lost_at(&self, now: Instant) -> Option<String> {
         let (last, chain) = (self.last(), self.chain_id);
         let silent = now.saturating_duration_since(last.at);

@@ -24,6 +24,9 @@ const CONNECTIONS: u32 = 8;
 /// Longest time to wait for a connection before the database counts as gone.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
+/// With FULL, a step that was reported durable survives a power cut.
+const DURABLE: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL";
+
 /// How often a lock is asked for again that somebody holds.
 const LOCK_TRIES: u32 = 10;
 
@@ -69,23 +72,28 @@ impl StoreLocation {
         sqlx::any::install_default_drivers();
         let pool = match self {
             Self::File(path) => {
-                let mut url = reqwest::Url::parse("sqlite:///").map_err(|error| self.unopened(&error))?;
-                let absolute = std::path::absolute(path).map_err(|error| self.unopened(&error))?;
+                let mut url = reqwest::Url::parse("sqlite:///").map_err(|error| self.unopened(&error, false))?;
+                if path.is_dir() {
+                    return Err(self.unopened(&"this is a folder; name a file in it ([store] path)", false));
+                }
+                let absolute = std::path::absolute(path).map_err(|error| self.unopened(&error, false))?;
                 url.set_path(&absolute.display().to_string().replace('%', "%25"));
                 url.set_query(Some(if read_only { "mode=ro" } else { "mode=rwc" }));
                 // A pool takes any failure to open for one that passes and tries for half a minute; a file that is no database stays none.
                 let look = async {
                     let mut connection = AnyConnection::connect(url.as_str()).await?;
                     connection.execute("PRAGMA schema_version").await?;
+                    if !read_only {
+                        connection.execute(DURABLE).await?;
+                    }
                     connection.close().await
                 };
-                look.await.map_err(|error| self.unopened(&error))?;
+                look.await.map_err(|error| self.unopened(&error, passes(&error)))?;
                 // One writer: SQLite has one anyway, and transactions never wait for each other inside the process.
                 let options = AnyPoolOptions::new().max_connections(1).after_connect(move |connection, _| {
                     Box::pin(async move {
                         if !read_only {
-                            // With FULL, a step that was reported durable survives a power cut.
-                            connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL").await?;
+                            connection.execute(DURABLE).await?;
                         }
                         Ok(())
                     })
@@ -93,6 +101,14 @@ impl StoreLocation {
                 options.connect(url.as_str()).await
             }
             Self::Postgres(url) => {
+                // A pool says no more than that it has waited.
+                let look = async { AnyConnection::connect(url.as_str()).await?.close().await };
+                match tokio::time::timeout(CONNECT_WITHIN, look).await {
+                    Ok(looked) => looked.map_err(|error| self.unopened(&error, passes(&error)))?,
+                    Err(_) => {
+                        return Err(self.unopened(&format!("no answer within {} s", CONNECT_WITHIN.as_secs()), true));
+                    }
+                }
                 let options = AnyPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(CONNECT_WITHIN);
                 let options = options.after_connect(move |connection: &mut AnyConnection, _| {
                     Box::pin(async move {
@@ -105,21 +121,21 @@ impl StoreLocation {
                 options.connect(url.as_str()).await
             }
         };
-        pool.map_err(|error| self.unopened(&error))
+        pool.map_err(|error| self.unopened(&error, passes(&error)))
     }
 
     /// Holds `<file>.lock` as long as the store lives; the system frees it however the process ends. A shared store has leases instead.
     pub(super) fn lock(&self) -> Result<Option<File>, StoreError> {
         let Self::File(path) = self else { return Ok(None) };
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|error| self.unopened(&error))?;
+            std::fs::create_dir_all(folder).map_err(|error| self.unopened_file(&error))?;
         }
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(lock_of(path))
-            .map_err(|error| self.unopened(&error))?;
+            .map_err(|error| self.unopened_file(&error))?;
         // Whoever only looks whether it is held holds it for a moment.
         let mut tries = LOCK_TRIES;
         loop {
@@ -127,7 +143,7 @@ impl StoreLocation {
                 Ok(()) => return Ok(Some(file)),
                 Err(TryLockError::WouldBlock) if tries > 0 => tries -= 1,
                 Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(path.to_owned())),
-                Err(TryLockError::Error(error)) => return Err(self.unopened(&error)),
+                Err(TryLockError::Error(error)) => return Err(self.unopened_file(&error)),
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -146,13 +162,17 @@ impl StoreLocation {
         }
     }
 
-    pub(super) fn unopened(&self, error: &dyn fmt::Display) -> StoreError {
-        StoreError::Open { location: self.clone(), reason: error.to_string() }
+    fn unopened(&self, error: &dyn fmt::Display, passes: bool) -> StoreError {
+        StoreError::Open { location: self.clone(), reason: error.to_string(), passes }
+    }
+
+    fn unopened_file(&self, error: &std::io::Error) -> StoreError {
+        self.unopened(error, matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
     }
 
     pub(super) fn unmigrated(&self, error: MigrateError) -> StoreError {
         match error {
-            MigrateError::Execute(error) => self.unopened(&error),
+            MigrateError::Execute(error) => self.unopened(&error, passes(&error)),
             MigrateError::VersionMissing(version) => StoreError::Version {
                 location: self.clone(),
                 reason: format!("it has schema {version}, which this version does not know"),

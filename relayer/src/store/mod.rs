@@ -52,6 +52,8 @@ pub enum StoreError {
         location: StoreLocation,
         /// What the system said.
         reason: String,
+        /// Whether that may pass by itself: a server that is away, a disk that is full.
+        passes: bool,
     },
     /// Written by another version of Candor.
     #[error(
@@ -107,6 +109,7 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::NotSubmitter => true,
+            Self::Open { passes, .. } => *passes,
             Self::Database(error) => database::passes(error),
             _ => false,
         }

@@ -231,7 +231,7 @@ pub enum ClientError {
         chain_id: u64,
     },
     /// A contract that answers something else than a Candor contract would.
-    #[error("the contract at {0} does not answer like a Candor contract")]
+    #[error("the contract at {0} does not answer like a Candor contract: wrong address, or wrong chain")]
     NotCandor(Address),
     /// A transaction was mined and failed.
     #[error("transaction {0} was mined and reverted")]
