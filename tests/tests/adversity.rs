@@ -258,10 +258,13 @@ async fn one_database_belongs_to_one_relayer_of_one_deployment() -> Result<()> {
     let mut world = World::start().await?;
     let operator = world.operator(ether(2)).await?;
     let folder = tempfile::tempdir()?;
-    let (relayer, _) = world.relayer(folder.path(), Some(&operator)).await?;
+    let spawn = |settings| pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new());
+    // A file: on Postgres they would share the work.
     let mut settings = world.settings(folder.path(), Some(&operator));
+    settings.store = folder.path().join("candor.db").into();
+    let relayer = spawn(settings.clone()).await?;
     settings.locks = folder.path().join("elsewhere");
-    let second = pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new()).await;
+    let second = spawn(settings).await;
     let second = second.map(|_| ());
     let error = second.expect_err("two relayers on one database").to_string();
     assert!(error.contains("in use by another relayer"), "{error}");
@@ -271,15 +274,14 @@ async fn one_database_belongs_to_one_relayer_of_one_deployment() -> Result<()> {
     let mut settings = other.settings(folder.path(), None);
     settings.store = folder.path().join("candor.db").into();
     if other.client.oracle != world.client.oracle {
-        let error = pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new()).await;
-        assert!(matches!(error, Err(RelayerError::Store(_))));
+        assert!(matches!(spawn(settings).await, Err(RelayerError::Store(_))));
     }
 
     let path = folder.path().join("not-a-database.db");
     std::fs::write(&path, "this is a text file, and not a short one either")?;
     let mut settings = world.settings(folder.path(), Some(&operator));
     settings.store = path.into();
-    let error = pipeline::spawn(settings, tokio::sync::broadcast::channel(1).0, CancellationToken::new()).await.err();
+    let error = spawn(settings).await.err();
     assert!(error.is_some_and(|error| error.to_string().contains("not-a-database.db")));
     Ok(())
 }

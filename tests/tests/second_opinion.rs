@@ -185,6 +185,7 @@ impl Court {
             models.get_mut(&id).context("not served")?.model = infer;
             if name == "watcher" {
                 let models = settings.operator.take().context("no operator")?.models;
+                settings.store = home.join("candor.db").into(); // a watcher shares no queue
                 settings.watcher = Some(WatcherSettings {
                     account: account.clone().into(),
                     models,
