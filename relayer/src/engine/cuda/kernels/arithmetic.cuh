@@ -6,6 +6,9 @@
 
 namespace arithmetic {
 
+// Products of a block of a contraction (C1), positions of a block of attention (C4).
+constexpr u32 BLOCK = 128;
+
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 bits) { return __uint_as_float(bits); }
 

@@ -126,6 +126,7 @@ KERNEL(attention_mixes, 128, float *mixes, float *scores, const float *maxima, c
             if (seen[i] > 0 && seen[i] < least) least = seen[i];
             most = seen[i] > most ? seen[i] : most;
         }
+        least = least < most ? least : most; // none, if nobody sees any
         // All scores are asked for before any numerator is stored.
 #pragma unroll
         for (u32 i = 0; i < QUERIES; i++) {

@@ -7,8 +7,6 @@
 
 namespace arithmetic {
 
-constexpr u32 BLOCK = 128;
-
 // Consecutive rows of queries that read the same keys and values.
 struct Tile {
     const float *keys, *values;

@@ -8,7 +8,7 @@
 
 namespace arithmetic {
 
-constexpr u32 SLICE = 16, PRODUCTS = 128;
+constexpr u32 SLICE = 16;
 
 // Sixteen columns of 16 S rows or outputs in shared memory.
 template <u32 S> using Side = float[SLICE][16 * S + 4];
@@ -97,7 +97,7 @@ template <u32 A, u32 B, class L, class R> DEVICE void contract(float (&sum)[A][B
                 multiply(p, left[buffer][column], right[buffer][column]);
             }
         }
-        if ((slice + 1) * SLICE % PRODUCTS == 0 || slice + 1 == slices) {
+        if ((slice + 1) * SLICE % BLOCK == 0 || slice + 1 == slices) {
 #pragma unroll
             for (u32 i = 0; i < A * B; i++) {
                 sum[i / B][i % B] = add(sum[i / B][i % B], p[i / B][i % B]);

@@ -10,7 +10,6 @@
 enum Stored : u32 { F32 = 0, F16 = 1, BF16 = 2, Q8_0 = 3, Q8_128 = 4 };
 
 constexpr u32 PANEL = 32;
-constexpr u32 BLOCK = 128;
 
 template <u32 TYPE> struct Element;
 template <> struct Element<F32> {
